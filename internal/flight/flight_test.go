@@ -1,0 +1,208 @@
+package flight_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/layercache/cache/internal/flight"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestSlotsAdmitOneHolderAKey(t *testing.T) { // spec LOCK-1
+	var s flight.Slots[string]
+	var inside, most atomic.Int32
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			leave, err := s.Enter(context.Background(), "k")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if n := inside.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			inside.Add(-1)
+			leave()
+		})
+	}
+	wg.Wait()
+	require.EqualValues(t, 1, most.Load())
+	require.Zero(t, s.Len(), "a slot nobody wants must not stay")
+}
+
+func TestSlotsWaiterCanGiveUpAlone(t *testing.T) { // fault 26
+	var s flight.Slots[int]
+	leave, err := s.Enter(context.Background(), 1)
+	require.NoError(t, err)
+
+	other, err := s.Enter(context.Background(), 2)
+	require.NoError(t, err, "another key is not held up")
+	other()
+
+	why := errors.New("why")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(why)
+	_, err = s.Enter(ctx, 1)
+	require.ErrorIs(t, err, why)
+
+	leave()
+	leave, err = s.Enter(context.Background(), 1)
+	require.NoError(t, err)
+	leave()
+	require.Zero(t, s.Len())
+}
+
+type ctxKey struct{ n int }
+
+func TestGroupSharesOneExecution(t *testing.T) {
+	var g flight.Group[string, int]
+	var runs atomic.Int32
+	started, finish := make(chan struct{}), make(chan struct{})
+	fn := func(context.Context) (int, error) {
+		runs.Add(1)
+		close(started)
+		<-finish
+		return 42, nil
+	}
+	results := make(chan int, 5)
+	var wg sync.WaitGroup
+	do := func() {
+		v, err := g.Do(context.Background(), "k", fn)
+		if err != nil {
+			t.Error(err)
+		}
+		results <- v
+	}
+	wg.Go(do)
+	<-started
+	joined := make(chan struct{}, 4)
+	for i := range 4 {
+		ctx := joinSignal{context.WithValue(context.Background(), ctxKey{i}, i), joined}
+		wg.Go(func() {
+			v, err := g.Do(ctx, "k", fn)
+			if err != nil {
+				t.Error(err)
+			}
+			results <- v
+		})
+	}
+	for range 4 {
+		<-joined // each asks its own context for Done only once it has joined
+	}
+	close(finish)
+	wg.Wait()
+	for range 5 {
+		require.Equal(t, 42, <-results)
+	}
+	require.EqualValues(t, 1, runs.Load())
+}
+
+type joinSignal struct {
+	context.Context
+	ch chan struct{}
+}
+
+func (c joinSignal) Done() <-chan struct{} {
+	c.ch <- struct{}{}
+	return c.Context.Done()
+}
+
+func TestGroupFirstWaiterGivesUpAloneAndItsValuesStay(t *testing.T) { // quirk Q37, spec EXT-12
+	var g flight.Group[string, any]
+	started, finish := make(chan struct{}), make(chan struct{})
+	fn := func(ctx context.Context) (any, error) {
+		close(started)
+		<-finish
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return []any{ctx.Value(ctxKey{1}), ctx.Value(ctxKey{2}), ctx.Value(ctxKey{3})}, nil
+	}
+	first, cancel := context.WithCancel(context.WithValue(context.Background(), ctxKey{1}, "first"))
+	firstErr := make(chan error, 1)
+	go func() {
+		_, err := g.Do(first, "k", fn)
+		firstErr <- err
+	}()
+	<-started
+
+	joined := make(chan struct{}, 1)
+	second := joinSignal{context.WithValue(context.Background(), ctxKey{2}, "second"), joined}
+	got := make(chan any, 1)
+	go func() {
+		v, err := g.Do(second, "k", fn)
+		if err != nil {
+			v = err
+		}
+		got <- v
+	}()
+	<-joined
+	cancel()
+	require.ErrorIs(t, <-firstErr, context.Canceled)
+	close(finish)
+	require.Equal(t, []any{"first", "second", nil}, <-got)
+	g.Wait()
+}
+
+func TestGroupCancelsWhenAllHaveGoneAndStartsAnew(t *testing.T) { // quirk Q77
+	var g flight.Group[string, int]
+	started, cancelled, torn := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	why := errors.New("nobody wants it")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	errs := make(chan error, 1)
+	go func() {
+		_, err := g.Do(ctx, "k", func(ctx context.Context) (int, error) {
+			close(started)
+			<-ctx.Done()
+			if !errors.Is(context.Cause(ctx), why) {
+				return 0, errors.New("wrong cause")
+			}
+			close(cancelled)
+			<-torn
+			return 0, ctx.Err()
+		})
+		errs <- err
+	}()
+	<-started
+	cancel(why)
+	require.ErrorIs(t, <-errs, why)
+	<-cancelled
+
+	impatient, stop := context.WithCancel(context.Background())
+	stop()
+	_, err := g.Do(impatient, "k", func(context.Context) (int, error) { return 1, nil })
+	require.ErrorIs(t, err, context.Canceled, "a newcomer honours its own context while the old execution ends")
+
+	res := make(chan int, 1)
+	go func() {
+		v, err := g.Do(context.Background(), "k", func(context.Context) (int, error) { return 7, nil })
+		if err != nil {
+			t.Error(err)
+		}
+		res <- v
+	}()
+	close(torn)
+	require.Equal(t, 7, <-res)
+	g.Wait()
+}
+
+func TestGroupDoesNotKeepResults(t *testing.T) {
+	var g flight.Group[string, int]
+	n := 0
+	for want := 1; want <= 3; want++ {
+		v, err := g.Do(context.Background(), "k", func(context.Context) (int, error) { n++; return n, nil })
+		require.NoError(t, err)
+		require.Equal(t, want, v)
+	}
+	boom := errors.New("boom")
+	_, err := g.Do(context.Background(), "k", func(context.Context) (int, error) { return 0, boom })
+	require.ErrorIs(t, err, boom)
+}

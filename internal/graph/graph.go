@@ -1,0 +1,284 @@
+package graph
+
+import "sync"
+
+// Verdict answers a request for a record.
+type Verdict uint8
+
+// The verdicts. Those that begin with Need hand the caller a reservation, which it must turn
+// into a ref or give back.
+const (
+	// OK: granted.
+	OK Verdict = iota
+	// NotFound: no visible record has the name.
+	NotFound
+	// Locked: live refs exclude the request.
+	Locked
+	// Immutable: a mutable record is needed, and the name is that of an immutable one.
+	Immutable
+	// NeedSeal: granted once the record is sealed; end it with Seal or AbortWriter.
+	NeedSeal
+	// NeedReopen: granted once the record is open again; end it with Reopen or AbortReopen.
+	NeedReopen
+	// Misused: the ref is not in a state that allows the request.
+	Misused
+)
+
+// Graph is the set of records. Its zero value is not usable; call New.
+type Graph struct {
+	mu    sync.Mutex
+	names map[string]*Record
+
+	lazyBlobs int // records whose Blob.Only is set: while there are none, no walk is needed
+	refs      int
+	stamp     uint32
+}
+
+// New returns an empty graph.
+func New() *Graph {
+	return &Graph{names: map[string]*Record{}}
+}
+
+// Spec describes a record to Insert.
+type Spec struct {
+	Kind    Kind
+	Parents []*Record
+	State   State
+	// Mut and Imm are the names; the graph owns them from now on. Which of them is needed
+	// follows from State.
+	Mut, Imm *Meta
+	// StrayLease says that a lease of the immutable name exists though nothing is finalized.
+	StrayLease bool
+	// Refs, Writer and Triggers say what the caller holds from the start: one immutable ref,
+	// or the mutable one, and whether its end counts as a use.
+	Ref, Writer, Triggers bool
+}
+
+// Insert makes a record visible. The links on the parents must have been taken with Link; the
+// new record owns them from now on. It reports false, and changes nothing, if a name is taken.
+func (g *Graph) Insert(s Spec) (*Record, bool) {
+	r := &Record{kind: s.Kind, parents: s.Parents, state: s.State, mut: s.Mut, imm: s.Imm, strayLease: s.StrayLease}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, m := range []*Meta{s.Mut, s.Imm} {
+		if m != nil && g.names[m.ID] != nil {
+			return nil, false
+		}
+	}
+	for _, m := range []*Meta{s.Mut, s.Imm} {
+		if m != nil {
+			g.names[m.ID] = r
+			g.countLazyLocked(m, 1)
+		}
+	}
+	switch {
+	case s.Ref:
+		g.addRefLocked(r, s.Triggers)
+	case s.Writer:
+		r.writer, r.writerTriggers = true, s.Triggers
+		g.refs++
+	}
+	return r, true
+}
+
+func (g *Graph) addRefLocked(r *Record, triggers bool) {
+	r.refs++
+	g.refs++
+	if triggers {
+		r.triggers++
+	}
+}
+
+func (g *Graph) countLazyLocked(m *Meta, by int) {
+	if m != nil && m.Blob != nil && m.Blob.Only && m.Blob.Digest != "" {
+		g.lazyBlobs += by
+	}
+}
+
+// metaLocked finds a visible name.
+func (g *Graph) metaLocked(id string) (*Record, *Meta) {
+	r := g.names[id]
+	switch {
+	case r == nil:
+	case r.mut != nil && r.mut.ID == id:
+		return r, r.mut
+	case r.imm != nil && r.imm.ID == id && !r.hidden:
+		return r, r.imm
+	}
+	return nil, nil
+}
+
+// Ref asks for an immutable ref by name, either name (spec MGR-7, MGR-9, MGR-10). With NeedSeal
+// the caller holds the writer's place, and what it asked for arrives with Seal.
+func (g *Graph) Ref(id string, triggers bool) (*Record, Verdict) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r, m := g.metaLocked(id)
+	switch {
+	case r == nil:
+		return nil, NotFound
+	case m == r.imm:
+		g.addRefLocked(r, triggers)
+		return r, OK
+	case r.writer || r.consumed:
+		return nil, Locked
+	case r.state == Sealed:
+		g.addRefLocked(r, triggers)
+		return r, OK
+	}
+	r.writer, r.writerTriggers = true, triggers
+	g.refs++
+	return r, NeedSeal
+}
+
+// Writer asks for the mutable ref by name (spec MGR-13, MGR-14). With NeedReopen the immutable
+// name is hidden until Reopen or AbortReopen.
+func (g *Graph) Writer(id string) (*Record, Verdict) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r, m := g.metaLocked(id)
+	switch {
+	case r == nil:
+		return nil, NotFound
+	case m == r.imm:
+		return nil, Immutable
+	case r.snapshotCommitted:
+		return nil, NotFound
+	case r.writer || r.consumed || r.refs > 0 || r.links > 0:
+		return nil, Locked
+	}
+	r.writer, r.writerTriggers = true, true
+	g.refs++
+	if r.state == Sealed {
+		r.hidden = true
+		return r, NeedReopen
+	}
+	return r, OK
+}
+
+// Clone takes another ref on a record that is alive, whether or not its caller still holds one
+// (spec REF-1, MGR-6). It reports false if the record is gone.
+func (g *Graph) Clone(r *Record, triggers bool) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !r.takesRefsLocked() {
+		return false
+	}
+	g.addRefLocked(r, triggers)
+	return true
+}
+
+func (r *Record) takesRefsLocked() bool {
+	return (r.state == Sealed || r.state == Lazy || r.state == Ready) && !r.hidden
+}
+
+// Link takes the place of a child on r. It reports false if the record is gone.
+func (g *Graph) Link(r *Record) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !r.takesRefsLocked() {
+		return false
+	}
+	r.links++
+	return true
+}
+
+// Unlink gives back what Link took.
+func (g *Graph) Unlink(r *Record) Outcome {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.links--
+	return g.settleLocked(r, 0)
+}
+
+// Seal publishes that the writer's snapshot was committed by its user under the name of imm,
+// and turns the writer into an immutable ref (spec REF-15, REF-16).
+func (g *Graph) Seal(r *Record, imm *Meta, triggers bool) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !r.writer {
+		return &TransitionError{State: r.state, Event: Seal}
+	}
+	if err := r.apply(Seal); err != nil {
+		return err
+	}
+	r.imm, r.consumed, r.owesBump = imm, true, r.writerTriggers
+	r.writer, r.writerTriggers = false, false
+	g.names[imm.ID] = r
+	g.refs--
+	g.addRefLocked(r, triggers)
+	return nil
+}
+
+// Reopen publishes that the immutable name is no more; the caller's reservation is a mutable ref now.
+func (g *Graph) Reopen(r *Record) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := r.apply(Reopen); err != nil {
+		return err
+	}
+	delete(g.names, r.imm.ID)
+	r.imm, r.hidden, r.strayLease = nil, false, false
+	return nil
+}
+
+// AbortReopen gives back the reservation that Writer made with NeedReopen.
+func (g *Graph) AbortReopen(r *Record) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.hidden, r.writer, r.writerTriggers = false, false, false
+	g.refs--
+}
+
+// AbortWriter gives back the reservation that Ref made with NeedSeal; the record stays as it was.
+func (g *Graph) AbortWriter(r *Record) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.writer, r.writerTriggers = false, false
+	g.refs--
+}
+
+// Finalize publishes that the snapshot is committed and that the mutable name is no more (spec REF-11).
+func (g *Graph) Finalize(r *Record) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := r.apply(Finalize); err != nil {
+		return err
+	}
+	delete(g.names, r.mut.ID)
+	r.mut, r.consumed, r.owesBump, r.snapshotCommitted, r.strayLease = nil, false, false, false, false
+	r.sizeGen++
+	return nil
+}
+
+// Materialize publishes that the snapshot of a lazy record is there; on any other record it does nothing.
+func (g *Graph) Materialize(r *Record) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r.state == Ready {
+		return nil
+	}
+	return r.apply(Materialize)
+}
+
+// SetSnapshotCommitted notes that the snapshot of a sealed record is committed although its rows
+// say otherwise (spec REF-14).
+func (g *Graph) SetSnapshotCommitted(r *Record) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.snapshotCommitted = true
+}
+
+// SetStrayLease notes that a lease of the immutable name may exist though nothing is finalized.
+func (g *Graph) SetStrayLease(r *Record) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.strayLease = true
+}
+
+// SetMounted notes that something must be undone when the last ref goes.
+func (g *Graph) SetMounted(r *Record, mounted bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.mounted = mounted
+}

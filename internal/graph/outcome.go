@@ -1,0 +1,173 @@
+package graph
+
+// Use is a counted use of a name, to be written to its row.
+type Use struct {
+	ID         string
+	LastUsedAt int64 // Unix nanoseconds
+	Count      int
+}
+
+// Outcome is what dropping a ref asks of the caller.
+type Outcome struct {
+	// Uses[:NumUses] are the names whose use counts have just grown.
+	Uses    [2]Use
+	NumUses int
+	// Last says that no ref is left.
+	Last bool
+	// Unmount says that no ref is left while something is mounted.
+	Unmount bool
+	// Remove says that the record has just been condemned, and must be deleted.
+	Remove bool
+}
+
+func (o *Outcome) bump(m *Meta, now int64) {
+	m.UsageCount++
+	m.LastUsedAt = now
+	o.Uses[o.NumUses] = Use{ID: m.ID, LastUsedAt: now, Count: m.UsageCount}
+	o.NumUses++
+}
+
+// DropRef ends an immutable ref (spec REF-3 to REF-8). now is the time of use, in Unix nanoseconds.
+func (g *Graph) DropRef(r *Record, triggers bool, now int64) Outcome {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.refs--
+	g.refs--
+	var o Outcome
+	if triggers {
+		r.triggers--
+		if r.triggers == 0 {
+			o.bump(r.imm, now)
+			if r.state == Sealed {
+				r.owesBump = true
+			}
+		}
+	}
+	more := g.settleLocked(r, now)
+	for _, u := range more.Uses[:more.NumUses] {
+		o.Uses[o.NumUses] = u
+		o.NumUses++
+	}
+	more.Uses, more.NumUses = o.Uses, o.NumUses
+	if more.Remove {
+		more.NumUses = 0
+	}
+	return more
+}
+
+// settleLocked decides what becomes of a record that has lost a ref or a link.
+func (g *Graph) settleLocked(r *Record, now int64) Outcome {
+	var o Outcome
+	if r.refs > 0 || r.writer {
+		return o
+	}
+	o.Last = true
+	if r.state == Sealed && r.links == 0 {
+		if !r.mut.Retain && !r.imm.Retain {
+			o.Remove = true
+			g.condemnLocked(r)
+			return o
+		}
+		if r.owesBump && now != 0 {
+			o.bump(r.mut, now)
+			r.owesBump = false
+		}
+		r.consumed = false
+	}
+	o.Unmount = r.mounted
+	return o
+}
+
+// DropWriter ends the mutable ref (spec REF-8).
+func (g *Graph) DropWriter(r *Record, now int64) Outcome {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var o Outcome
+	triggers := r.writerTriggers
+	r.writer, r.writerTriggers = false, false
+	g.refs--
+	o.Last = true
+	if r.mut.Retain {
+		if triggers {
+			o.bump(r.mut, now)
+		}
+		o.Unmount = r.mounted
+		return o
+	}
+	o.Remove = true
+	g.condemnLocked(r)
+	return o
+}
+
+// condemnLocked hides a record whose deletion begins. The state machine allows it in every living state.
+func (g *Graph) condemnLocked(r *Record) {
+	if err := r.apply(Condemn); err != nil {
+		return
+	}
+	for _, m := range []*Meta{r.mut, r.imm} {
+		if m != nil {
+			delete(g.names, m.ID)
+			g.countLazyLocked(m, -1)
+		}
+	}
+}
+
+// Condemn chooses an idle record for deletion. It reports false if the record is in use, has
+// children, or was touched since it was seen with generation gen.
+func (g *Graph) Condemn(r *Record, gen uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r.gen != gen || !r.idleLocked() {
+		return false
+	}
+	g.condemnLocked(r)
+	return true
+}
+
+func (r *Record) idleLocked() bool {
+	return r.state <= Ready && r.refs == 0 && r.links == 0 && !r.writer && !r.consumed && !r.hidden
+}
+
+// Restore takes a condemnation back: the deletion could not begin, and nothing was changed on disk.
+func (g *Graph) Restore(r *Record) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := r.apply(Restore); err != nil {
+		return err
+	}
+	for _, m := range []*Meta{r.mut, r.imm} {
+		if m != nil {
+			g.names[m.ID] = r
+			g.countLazyLocked(m, 1)
+		}
+	}
+	r.consumed = false
+	return nil
+}
+
+// Drop ends a condemned record and gives its links back, once for each place in which it named
+// a parent. The result lists parents that ask for something in turn.
+func (g *Graph) Drop(r *Record) ([]Follow, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := r.apply(Drop); err != nil {
+		return nil, err
+	}
+	var out []Follow
+	for _, p := range r.parents {
+		if p == nil {
+			continue
+		}
+		p.links--
+		if o := g.settleLocked(p, 0); o.Remove {
+			out = append(out, Follow{Record: p, Outcome: o})
+		}
+	}
+	return out, nil
+}
+
+// Follow is what the end of one record asks of another.
+type Follow struct {
+	Record  *Record
+	Outcome Outcome
+}

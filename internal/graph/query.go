@@ -1,0 +1,211 @@
+package graph
+
+// Names are the IDs of a record, "" for a name it does not have.
+type Names struct {
+	Mut, Imm string
+	// MutSnapshot and ImmSnapshot are the snapshot IDs.
+	MutSnapshot, ImmSnapshot string
+}
+
+// Status is what an operation on one record has to know; a copy.
+type Status struct {
+	Names
+	State             State
+	SnapshotCommitted bool
+	StrayLease        bool
+	Writer            bool
+	Refs              int
+	Blob              *Blob
+	LayerType         string
+	Description       string
+	SizeGen           uint32
+	Size              int64
+}
+
+// Status returns what is known of r.
+func (g *Graph) Status(r *Record) Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := Status{
+		State: r.state, SnapshotCommitted: r.snapshotCommitted, StrayLease: r.strayLease,
+		Writer: r.writer, Refs: int(r.refs), SizeGen: r.sizeGen, Size: -1,
+	}
+	if m := r.mut; m != nil {
+		s.Mut, s.MutSnapshot, s.LayerType, s.Description, s.Size = m.ID, m.SnapshotID, m.LayerType, m.Description, m.Size
+	}
+	if m := r.imm; m != nil {
+		s.Imm, s.ImmSnapshot, s.LayerType, s.Description = m.ID, m.SnapshotID, m.LayerType, m.Description
+		s.Blob = m.Blob
+		if s.Mut == "" || m.Size >= 0 {
+			s.Size = m.Size
+		}
+	}
+	return s
+}
+
+// Meta returns a copy of what is stored under a visible name. Slices and the Blob are shared
+// with the graph, which never changes them in place.
+func (g *Graph) Meta(id string) (Meta, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, m := g.metaLocked(id); m != nil {
+		return *m, true
+	}
+	return Meta{}, false
+}
+
+// Has reports whether a visible record has the name.
+func (g *Graph) Has(id string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, m := g.metaLocked(id)
+	return m != nil
+}
+
+// Patch sets the fields f of a name from from, after they were stored. It reports false if the
+// name is no more.
+func (g *Graph) Patch(id string, f Field, from *Meta) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r, m := g.metaLocked(id)
+	if m == nil {
+		return false
+	}
+	g.countLazyLocked(m, -1)
+	m.patch(f, from)
+	g.countLazyLocked(m, 1)
+	if f&FieldSize != 0 {
+		r.sizeGen++
+	}
+	return true
+}
+
+// SetSize notes a measured size, unless what was measured has changed since SizeGen was gen
+// (spec SIZE-4). For a pair it is kept at the mutable name. It returns the name to store it under.
+func (g *Graph) SetSize(r *Record, gen uint32, size int64) (id string, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r.sizeGen != gen || r.state > Ready {
+		return "", false
+	}
+	m := r.mut
+	if m == nil {
+		m = r.imm
+	}
+	m.Size = size
+	return m.ID, true
+}
+
+// InvalidateSize forgets the size of r.
+func (g *Graph) InvalidateSize(r *Record) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.sizeGen++
+	for _, m := range []*Meta{r.mut, r.imm} {
+		if m != nil {
+			m.Size = -1
+		}
+	}
+}
+
+// EqualMutable returns the mutable name of the pair whose immutable name is id.
+func (g *Graph) EqualMutable(id string) (string, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r, m := g.metaLocked(id)
+	if r == nil || m != r.imm || r.mut == nil {
+		return "", false
+	}
+	return r.mut.ID, true
+}
+
+// LazyBlobs returns r and those of its ancestors that have a blob and no extracted snapshot, each
+// once (spec MGR-8). It is free while the graph holds no such record.
+func (g *Graph) LazyBlobs(r *Record) []LazyBlob {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.lazyBlobs == 0 {
+		return nil
+	}
+	var out []LazyBlob
+	g.walkLocked(r, func(a *Record) {
+		if a.imm != nil && a.imm.Blob != nil && a.imm.Blob.Only && a.imm.Blob.Digest != "" {
+			out = append(out, LazyBlob{ID: a.imm.ID, SnapshotID: a.imm.SnapshotID, Digest: a.imm.Blob.Digest})
+		}
+	})
+	return out
+}
+
+// LazyBlob is a record known by its blob.
+type LazyBlob struct{ ID, SnapshotID, Digest string }
+
+// walkLocked visits r and its ancestors, each once, children first. Its own stack keeps deep
+// chains off the goroutine's.
+func (g *Graph) walkLocked(r *Record, visit func(*Record)) {
+	g.stamp++
+	r.mark = g.stamp
+	stack := []*Record{r}
+	for len(stack) > 0 {
+		a := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		visit(a)
+		for _, p := range a.parents {
+			if p != nil && p.mark != g.stamp {
+				p.mark = g.stamp
+				stack = append(stack, p)
+			}
+		}
+	}
+}
+
+// Layers returns the layers a record consists of, bottom first (spec WALK-1, WALK-2). A record
+// that a merge repeats is repeated.
+func Layers(r *Record) []*Record {
+	switch r.kind {
+	case Layer:
+		chain := []*Record{r}
+		for p := r.parents[0]; ; p = p.parents[0] {
+			if p.kind != Layer {
+				return append(Layers(p), reversed(chain)...)
+			}
+			chain = append(chain, p)
+		}
+	case Merge:
+		var out []*Record
+		for _, p := range r.parents {
+			out = append(out, Layers(p)...)
+		}
+		return out
+	case Diff:
+		if upper := r.SingleUpper(); upper != nil {
+			return []*Record{upper}
+		}
+	}
+	return []*Record{r}
+}
+
+func reversed(rs []*Record) []*Record {
+	out := make([]*Record, len(rs))
+	for i, r := range rs {
+		out[len(rs)-1-i] = r
+	}
+	return out
+}
+
+// SingleUpper returns the upper parent of a diff whose content is exactly that layer, else nil
+// (spec WALK-2).
+func (r *Record) SingleUpper() *Record {
+	if r.kind != Diff {
+		return nil
+	}
+	lower, upper := r.parents[0], r.parents[1]
+	switch {
+	case upper == nil:
+		return nil
+	case lower == nil && upper.kind == BaseLayer:
+		return upper
+	case lower != nil && upper.kind == Layer && upper.parents[0] == lower:
+		return upper
+	}
+	return nil
+}

@@ -1,0 +1,113 @@
+package graph
+
+// View is one record as a consistent picture of the whole graph shows it.
+type View struct {
+	Record *Record
+	Gen    uint64
+	// Meta is the name that stands for the record (spec DU-1), a copy.
+	Meta Meta
+	// Mutable says that Meta is the mutable name.
+	Mutable bool
+	// Immutable is the immutable name of a pair shown by its mutable one.
+	Immutable string
+	Kind      Kind
+	Parents   []string
+	// Size is in bytes, -1 if unknown.
+	Size int64
+	// InUse says that a live ref leads here, directly or through children (spec DU-2).
+	InUse bool
+	// Held says that a live ref is on this very record.
+	Held bool
+	// Links counts the records lying on this one.
+	Links int
+}
+
+// View returns a consistent picture of every visible record, in no order.
+func (g *Graph) View() []View {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.markInUseLocked()
+	out := make([]View, 0, len(g.names))
+	for id, r := range g.names {
+		if m := r.shownLocked(); m.ID == id {
+			out = append(out, g.viewLocked(r, m))
+		}
+	}
+	return out
+}
+
+// shownLocked returns the name that stands for the record: the immutable one while it has refs,
+// else the mutable one while there is one.
+func (r *Record) shownLocked() *Meta {
+	if r.mut == nil || (r.refs > 0 && r.imm != nil) {
+		return r.imm
+	}
+	return r.mut
+}
+
+func (g *Graph) viewLocked(r *Record, m *Meta) View {
+	v := View{
+		Record: r, Gen: r.gen, Meta: *m, Mutable: m == r.mut, Kind: r.kind, Size: m.Size,
+		InUse: r.mark == g.stamp, Held: r.heldLocked(), Links: int(r.links),
+	}
+	if v.Mutable && r.imm != nil {
+		v.Immutable = r.imm.ID
+		if v.Size < 0 {
+			v.Size = r.imm.Size
+		}
+	} else if r.mut != nil && v.Size < 0 {
+		v.Size = r.mut.Size
+	}
+	for _, p := range r.parents {
+		if p == nil {
+			continue
+		}
+		if pm := p.imm; pm != nil {
+			v.Parents = append(v.Parents, pm.ID)
+		}
+	}
+	return v
+}
+
+func (r *Record) heldLocked() bool { return r.refs > 0 || r.writer || r.consumed }
+
+// markInUseLocked stamps every record that a live ref leads to.
+func (g *Graph) markInUseLocked() {
+	g.stamp++
+	var stack []*Record
+	for _, r := range g.names {
+		if r.heldLocked() && r.mark != g.stamp {
+			r.mark = g.stamp
+			stack = append(stack, r)
+		}
+	}
+	for len(stack) > 0 {
+		r := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		for _, p := range r.parents {
+			if p != nil && p.mark != g.stamp {
+				p.mark = g.stamp
+				stack = append(stack, p)
+			}
+		}
+	}
+}
+
+// Counts is the size of the graph.
+type Counts struct {
+	// Records counts records, a pair once; Refs the live refs, mutable and immutable.
+	Records, Refs int
+}
+
+// Counts returns the size of the graph.
+func (g *Graph) Counts() Counts {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := Counts{Refs: g.refs}
+	for id, r := range g.names {
+		if r.shownLocked().ID == id {
+			c.Records++
+		}
+	}
+	return c
+}

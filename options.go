@@ -1,0 +1,245 @@
+package cache
+
+import (
+	"context"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/pkg/gc"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/metadata"
+	"github.com/layercache/cache/progress"
+	"github.com/layercache/cache/session"
+	"github.com/layercache/cache/snapshot"
+	"github.com/layercache/cache/usage"
+)
+
+// ManagerOpt is what a manager is built from. Snapshotter, ContentStore, LeaseManager and
+// MetadataStore are required; NewManager reports a missing one as an invalid argument.
+// local.Open fills it for an embedded cache. Use keyed literals: fields are added over time.
+type ManagerOpt struct {
+	// Snapshotter holds the layers' trees. The manager uses it but does not close it.
+	Snapshotter snapshot.Snapshotter
+	// ContentStore holds the layers' blobs.
+	ContentStore content.Store
+	// LeaseManager protects both from the backend's garbage collection.
+	LeaseManager leases.Manager
+	// PruneRefChecker, if set, makes the checker that says which records something outside of
+	// the cache still refers to. It is made anew for every DiskUsage.
+	PruneRefChecker ExternalRefCheckerFunc
+	// GarbageCollect, if set, lets the backend remove what no lease protects any more.
+	GarbageCollect func(context.Context) (gc.Stats, error)
+	// Applier unpacks layer blobs.
+	Applier diff.Applier
+	// Differ packs layer blobs.
+	Differ diff.Comparer
+	// MetadataStore holds the records' rows. Close closes it.
+	MetadataStore *metadata.Store
+	// Root is the directory whose filesystem is measured for free space.
+	Root string
+	// MountPoolRoot is the directory for shared mounts of writable overlays; empty means the
+	// system's directory for temporary files.
+	MountPoolRoot string
+
+	// Hooks lets an embedder put its own transfer, layer mode and tracing in. The zero value
+	// stands for the library's own behaviour.
+	Hooks Hooks
+	// Transactions, if set, lets several calls to the backend share one of its transactions.
+	// Nil means separate calls, as with a containerd in another process.
+	Transactions *Transactions
+	// Observer, if set, is told what happens. It is called with no lock held and must not block for long.
+	Observer Observer
+	// TrackHolders remembers where each live ref was taken, for Manager.Holders. It costs a
+	// stack walk per ref and is meant for debugging.
+	TrackHolders bool
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Hooks are the places where an embedder may replace what the library does itself.
+type Hooks struct {
+	// FetchBlob copies the blob of desc from the provider into the content store. ref is the
+	// handler's origin, by which concurrent downloads of the same blob exclude each other.
+	FetchBlob func(ctx context.Context, cs content.Store, provider content.Provider, desc ocispecs.Descriptor, ref string) error
+	// LayerContext returns the context in which a layer of the given type ("windows" or "") is
+	// unpacked or packed.
+	LayerContext func(ctx context.Context, layerType string) context.Context
+	// StartSpan opens a tracing span and returns the function that ends it.
+	StartSpan func(ctx context.Context, name string, desc ocispecs.Descriptor) (context.Context, func())
+}
+
+// Transactions says how calls to the lease manager and the snapshotter can share one
+// transaction of the backend, so that a transition costs one write to disk instead of several.
+type Transactions struct {
+	// Update runs fn in one transaction, which travels in the context that fn gets, and commits
+	// it if fn returns nil. The lease manager of the options must take part in it.
+	// fn is run at most once, since a snapshotter's own work is not rolled back.
+	Update func(ctx context.Context, fn func(ctx context.Context) error) error
+	// Snapshots tells whether the snapshotter's writes may join, too. Set it only if every
+	// writing call of the snapshotter is quick, and if all its writers, garbage collection
+	// aside, take the transaction before the snapshotter's own lock: mixed orders deadlock.
+	Snapshots bool
+}
+
+// ExternalRefCheckerFunc makes a checker for one DiskUsage or Prune.
+type ExternalRefCheckerFunc func() (ExternalRefChecker, error)
+
+// ExternalRefChecker tells what is referred to from outside of the cache.
+type ExternalRefChecker interface {
+	// Exists reports whether something outside, an image for instance, consists of exactly the
+	// given layer blobs, bottom first. id names the record.
+	Exists(id string, blobs []digest.Digest) bool
+}
+
+func (opt *ManagerOpt) validate() error {
+	missing := func(name string) error {
+		return errors.Wrapf(errInvalid, "manager option %s is required", name)
+	}
+	switch {
+	case opt.Snapshotter == nil:
+		return missing("Snapshotter")
+	case opt.ContentStore == nil:
+		return missing("ContentStore")
+	case opt.LeaseManager == nil:
+		return missing("LeaseManager")
+	case opt.MetadataStore == nil:
+		return missing("MetadataStore")
+	case opt.Transactions != nil && opt.Transactions.Update == nil:
+		return missing("Transactions.Update")
+	}
+	if opt.Now == nil {
+		opt.Now = time.Now
+	}
+	return nil
+}
+
+// RefOption is an option of the calls that return a ref. The set is closed: values come from
+// this package's functions, constants and types, so that an option nobody understands does not
+// compile. Which call honours which option is written at each option.
+type RefOption interface{ refOption() }
+
+// DescHandler says how to get a layer blob that is not local.
+type DescHandler struct {
+	// Provider returns where to read the blob from, on behalf of a session.
+	Provider func(session.Group) content.Provider
+	// Progress, if set, shows the transfer.
+	Progress progress.Controller
+	// SnapshotLabels are passed on to snapshotters that can mount the layer from afar.
+	SnapshotLabels map[string]string
+	// Annotations are those of the descriptor the blob was found under.
+	Annotations map[string]string
+	// Ref names the origin; downloads of one blob from one origin exclude each other.
+	Ref string
+}
+
+// DescHandlers maps blob digests to their handlers. As an option it is honoured by Get,
+// GetMutable and GetByBlob, and by New for a parent that has to be looked up first; if several are
+// given, the first wins (spec OPT-1).
+type DescHandlers map[digest.Digest]*DescHandler
+
+func (DescHandlers) refOption() {}
+
+// DescHandlerKey is a key under which embedders keep a handler in maps of their own.
+type DescHandlerKey digest.Digest
+
+type constOption int
+
+// Options without a value.
+const (
+	// CachePolicyDefault lets a record that was never finalized go with its last ref. New records only.
+	CachePolicyDefault constOption = iota
+	// CachePolicyRetain keeps a record that was never finalized after its last ref. New records only.
+	CachePolicyRetain
+	// NoUpdateLastUsed makes a ref that does not count as a use. Get and GetByBlob.
+	NoUpdateLastUsed
+)
+
+func (constOption) refOption() {}
+
+type (
+	descriptionOption  string
+	recordTypeOption   usage.RecordType
+	creationTimeOption time.Time
+	imageRefOption     string
+	unlazyOption       struct{ group session.Group }
+)
+
+func (descriptionOption) refOption()  {}
+func (recordTypeOption) refOption()   {}
+func (creationTimeOption) refOption() {}
+func (imageRefOption) refOption()     {}
+func (unlazyOption) refOption()       {}
+
+// WithDescription sets the description of a new record.
+func WithDescription(text string) RefOption { return descriptionOption(text) }
+
+// WithRecordType sets the type of a new record.
+func WithRecordType(t usage.RecordType) RefOption { return recordTypeOption(t) }
+
+// WithCreationTime sets the creation time of a new record in place of the current time (spec OPT-5).
+func WithCreationTime(t time.Time) RefOption { return creationTimeOption(t) }
+
+// WithImageRef adds the name of an image that the layer belongs to: to new records, and by
+// GetByBlob to reused ones as well.
+func WithImageRef(ref string) RefOption { return imageRefOption(ref) }
+
+// Unlazy makes GetByBlob return a layer that is pulled and extracted, on behalf of the session;
+// the first one given wins.
+func Unlazy(s session.Group) RefOption { return unlazyOption{group: s} }
+
+// refOptions is a list of options sorted out.
+type refOptions struct {
+	description  *string
+	recordType   *usage.RecordType
+	createdAt    *time.Time
+	retain       *bool
+	imageRefs    []string
+	handlers     DescHandlers
+	noUpdate     bool
+	unlazy       session.Group
+	unlazyWanted bool
+}
+
+// parseOptions sorts opts out. A nil option is an error, since an option the caller believes in
+// must not get lost. Of With* values the last wins, of handlers and sessions the first (OPT-1).
+func parseOptions(opts []RefOption) (refOptions, error) {
+	var o refOptions
+	for i, opt := range opts {
+		switch v := opt.(type) {
+		case nil:
+			return o, errors.Wrapf(errInvalid, "ref option %d is nil", i)
+		case DescHandlers:
+			if o.handlers == nil {
+				o.handlers = v
+			}
+		case constOption:
+			switch v {
+			case CachePolicyDefault, CachePolicyRetain:
+				retain := v == CachePolicyRetain
+				o.retain = &retain
+			case NoUpdateLastUsed:
+				o.noUpdate = true
+			default:
+				return o, errors.Wrapf(errInvalid, "ref option %d has the unknown value %d", i, int(v))
+			}
+		case descriptionOption:
+			o.description = (*string)(&v)
+		case recordTypeOption:
+			o.recordType = (*usage.RecordType)(&v)
+		case creationTimeOption:
+			o.createdAt = (*time.Time)(&v)
+		case imageRefOption:
+			o.imageRefs = append(o.imageRefs, string(v))
+		case unlazyOption:
+			if !o.unlazyWanted {
+				o.unlazy, o.unlazyWanted = v.group, true
+			}
+		}
+	}
+	return o, nil
+}
