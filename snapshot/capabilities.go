@@ -1,0 +1,61 @@
+package snapshot
+
+import (
+	"github.com/containerd/containerd/v2/core/snapshots"
+)
+
+// Labels by which the cache and particular snapshotters understand each other.
+const (
+	// LabelRemote marks a snapshot whose content the snapshotter fetches by itself.
+	LabelRemote = "containerd.io/snapshot/remote"
+	// LabelWritable asks overlaybd for a snapshot backed by a block device (value "dev").
+	LabelWritable = "containerd.io/snapshot/overlaybd.writable"
+)
+
+// Capabilities is what a snapshotter can do, or needs, beyond the Snapshotter interface. The zero value is
+// right for a snapshotter nobody knows.
+type Capabilities struct {
+	// HardlinkMerge says that files may be hard-linked from one snapshot into another (spec MRG-2).
+	HardlinkMerge bool
+	// OverlayBased says that a snapshot is an upper directory on top of its parents' directories, so that
+	// a merge may start on a base instead of copying it (spec MRG-2).
+	OverlayBased bool
+	// NeverOverlayDiff says that an upper directory must not be looked for when a blob is computed (spec BLOB-5).
+	NeverOverlayDiff bool
+	// RemoteSnapshots says that the snapshotter may provide layers itself, so it is asked before a blob is
+	// fetched (spec EXT-2, REM-2).
+	RemoteSnapshots bool
+	// SessionLabels says that operations on remote snapshots need temporary labels naming the sessions that
+	// may be asked for credentials (spec REM-1).
+	SessionLabels bool
+	// WritableLabel says that snapshots to be written to, and views, are asked for by label; see
+	// WritableOpts (spec MGR-5, MNT-2).
+	WritableLabel bool
+}
+
+// CapabilitiesOf returns what is known of the snapshotter called name. Nothing else in this module compares
+// snapshotter names.
+func CapabilitiesOf(name string) Capabilities {
+	switch name {
+	case "native":
+		return Capabilities{HardlinkMerge: true, NeverOverlayDiff: true}
+	case "overlayfs":
+		return Capabilities{HardlinkMerge: true, OverlayBased: true}
+	case "fuse-overlayfs":
+		return Capabilities{NeverOverlayDiff: true}
+	case "stargz":
+		return Capabilities{OverlayBased: true, RemoteSnapshots: true, SessionLabels: true}
+	case "overlaybd":
+		return Capabilities{RemoteSnapshots: true, WritableLabel: true}
+	}
+	return Capabilities{}
+}
+
+// WritableOpts returns the options to add when a snapshot is prepared on a parent, or viewed, for use by a
+// build. Nil for a snapshotter that needs none.
+func (c Capabilities) WritableOpts() []snapshots.Opt {
+	if !c.WritableLabel {
+		return nil
+	}
+	return []snapshots.Opt{snapshots.WithLabels(map[string]string{LabelWritable: "dev"})}
+}
