@@ -1,4 +1,4 @@
-// Module tools pins the linter. It stands apart so that none of its dependencies reaches the library's go.mod.
+// Module tools pins the linter. It stands apart so that none of its dependencies reaches the go.mod of the library.
 module github.com/layercache/cache/tools
 
 go 1.26.6

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -157,7 +156,7 @@ func TestReadKnown(t *testing.T) {
 			require.NoError(t, err, text)
 			continue
 		}
-		require.ErrorContains(t, err, want, fmt.Sprintf("%q", text))
+		require.ErrorContains(t, err, want, text)
 	}
 	_, err := readKnown(name + ".absent")
 	require.ErrorIs(t, err, os.ErrNotExist)

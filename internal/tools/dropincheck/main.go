@@ -39,8 +39,8 @@ type report struct {
 type reported struct{ Pkg, ID, Msg string }
 
 func main() {
-	if real := os.Getenv(realGo); real != "" && filepath.Base(os.Args[0]) == "go" {
-		os.Exit(standIn(real, os.Args[1:]))
+	if goCmd := os.Getenv(realGo); goCmd != "" && filepath.Base(os.Args[0]) == "go" {
+		os.Exit(standIn(goCmd, os.Args[1:]))
 	}
 	check := flag.String("check", "../shared/dropin/check.sh", "the drop-in check")
 	knownFile := flag.String("known", "docs/dropin-missing.txt", "list of known gaps: IDENTIFIER ISSUE WHY")

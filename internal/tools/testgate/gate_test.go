@@ -70,10 +70,16 @@ func TestMatchPackage(t *testing.T) {
 		pattern, pkg string
 		want         bool
 	}{
-		{".", "m", true}, {".", "m/p", false},
-		{"./...", "m", true}, {"./...", "m/p/q", true}, {"./...", "mm", false},
-		{"./p", "m/p", true}, {"./p", "m/p/q", false},
-		{"./p/...", "m/p", true}, {"./p/...", "m/p/q", true}, {"./p/...", "m/pp", false},
+		{".", "m", true},
+		{".", "m/p", false},
+		{"./...", "m", true},
+		{"./...", "m/p/q", true},
+		{"./...", "mm", false},
+		{"./p", "m/p", true},
+		{"./p", "m/p/q", false},
+		{"./p/...", "m/p", true},
+		{"./p/...", "m/p/q", true},
+		{"./p/...", "m/pp", false},
 	} {
 		require.Equal(t, tc.want, matchPackage("m", tc.pattern, tc.pkg), "%s %s", tc.pattern, tc.pkg)
 	}

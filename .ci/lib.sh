@@ -1,0 +1,71 @@
+# Sourced by .ci/run and .ci/full: how a step runs, what it leaves behind, what the machine must have.
+
+export CI=true LC_ALL=C
+exec </dev/null
+umask 022
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/layercache-ci.XXXXXX")
+bin=$work/bin
+mkdir "$bin"
+started=$SECONDS
+step=''
+step_started=0
+report=() # one "name|seconds|verdict" per step
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf 'ci: %s\n' "$*" >&2; exit 1; }
+
+# run_step NAME COMMAND...: the command is called plainly, not in a condition, so that `set -e` holds inside of it.
+run_step() {
+  step=$1
+  step_started=$SECONDS
+  say "$step"
+  shift
+  "$@"
+  report+=("$step|$((SECONDS - step_started))|ok")
+  printf '== %s: ok, %d s\n' "$step" $((SECONDS - step_started))
+  step=''
+}
+
+# finish CODE: tells which step failed, prints the durations, removes what was made. on_finish is a hook of .ci/full.
+finish() {
+  local code=$1 row
+  trap - EXIT
+  if [ -n "$step" ]; then
+    report+=("$step|$((SECONDS - step_started))|FAILED")
+    [ "$code" -ne 0 ] || code=1
+  fi
+  printf '\n'
+  for row in "${report[@]}"; do
+    IFS='|' read -r name seconds verdict <<<"$row"
+    printf '%-12s %5d s  %s\n' "$name" "$seconds" "$verdict"
+  done
+  chmod -R u+w "$work" && rm -rf "$work"
+  if declare -F on_finish >/dev/null; then on_finish "$code"; fi
+  if [ "$code" -eq 0 ]; then
+    printf 'ci: PASS, %d steps, %d s\n' "${#report[@]}" $((SECONDS - started))
+  else
+    printf 'ci: FAIL%s, %d s\n' "${step:+ in step \"$step\"}" $((SECONDS - started)) >&2
+  fi
+  exit "$code"
+}
+trap 'finish $?' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# need COMMAND PACKAGE...: installs Debian packages when a command is not there.
+need() {
+  local cmd=$1
+  shift
+  command -v "$cmd" >/dev/null && return
+  command -v apt-get >/dev/null || die "$cmd is missing, and there is no apt-get to install $* with"
+  printf 'ci: installing %s\n' "$*"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+  command -v "$cmd" >/dev/null || die "$cmd is still missing after installing $*"
+}
+
+# modules lists the directories of all modules, the root first.
+modules() {
+  find . -name go.mod -not -path '*/testdata/*' -not -path './.git/*' -printf '%h\n' | sort
+}
