@@ -55,6 +55,18 @@ func (g *Graph) DropRef(r *Record, triggers bool, now int64) Outcome {
 	return more
 }
 
+// UndoRef takes back a ref that its caller never got: it is no use of the record.
+func (g *Graph) UndoRef(r *Record, triggers bool) Outcome {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.refs--
+	g.refs--
+	if triggers {
+		r.triggers--
+	}
+	return g.settleLocked(r, 0)
+}
+
 // settleLocked decides what becomes of a record that has lost a ref or a link.
 func (g *Graph) settleLocked(r *Record, now int64) Outcome {
 	var o Outcome

@@ -108,6 +108,19 @@ func (g *Graph) InvalidateSize(r *Record) {
 	}
 }
 
+// ParentIDs returns the immutable names of r's parents; a diff's are {lower, upper} with "" for what is missing.
+func (g *Graph) ParentIDs(r *Record) []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ids := make([]string, len(r.parents))
+	for i, p := range r.parents {
+		if p != nil && p.imm != nil {
+			ids[i] = p.imm.ID
+		}
+	}
+	return ids
+}
+
 // EqualMutable returns the mutable name of the pair whose immutable name is id.
 func (g *Graph) EqualMutable(id string) (string, bool) {
 	g.mu.Lock()
@@ -208,4 +221,14 @@ func (r *Record) SingleUpper() *Record {
 		return upper
 	}
 	return nil
+}
+
+// ImmutableID returns the immutable name of a record that has one, visible or not, else "".
+func (g *Graph) ImmutableID(r *Record) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r.imm == nil {
+		return ""
+	}
+	return r.imm.ID
 }

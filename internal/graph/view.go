@@ -18,6 +18,8 @@ type View struct {
 	InUse bool
 	// Held says that a live ref is on this very record.
 	Held bool
+	// Shared is for the caller to set: something outside refers to the record (spec DU-4).
+	Shared bool
 	// Links counts the records lying on this one.
 	Links int
 }
@@ -110,4 +112,34 @@ func (g *Graph) Counts() Counts {
 		}
 	}
 	return c
+}
+
+// BlobDigests returns the blob digests of the layers of r, bottom first, "" for a layer without (spec WALK-3).
+func (g *Graph) BlobDigests(r *Record) []string {
+	layers := Layers(r)
+	out := make([]string, len(layers))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i, l := range layers {
+		if l.imm != nil && l.imm.Blob != nil {
+			out[i] = l.imm.Blob.Digest
+		}
+	}
+	return out
+}
+
+// WithAncestors returns the records and everything they lie on.
+func WithAncestors(records []*Record) map[*Record]bool {
+	seen := map[*Record]bool{}
+	stack := append([]*Record(nil), records...)
+	for len(stack) > 0 {
+		r := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if r == nil || seen[r] {
+			continue
+		}
+		seen[r] = true
+		stack = append(stack, r.parents...)
+	}
+	return seen
 }

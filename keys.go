@@ -1,0 +1,53 @@
+package cache
+
+// Keys of a record's row, as BuildKit's format names them (spec 1.2).
+const (
+	keyCreatedAt     = "cache.createdAt"
+	keyLastUsedAt    = "cache.lastUsedAt"
+	keyUsageCount    = "cache.usageCount"
+	keyDescription   = "cache.description"
+	keyRecordType    = "cache.recordType"
+	keyLayerType     = "cache.layerType"
+	keyCachePolicy   = "cache.cachePolicy"
+	keySize          = "snapshot.size"
+	keyCommitted     = "snapshot.committed"
+	keyEqualMutable  = "cache.equalMutable"
+	keySnapshot      = "cache.snapshot"
+	keyParent        = "cache.parent"
+	keyMergeParents  = "cache.mergeParents"
+	keyLowerDiff     = "cache.lowerDiffParent"
+	keyUpperDiff     = "cache.upperDiffParent"
+	keyDiffID        = "cache.diffID"
+	keyLayerIdentity = "cache.layerIdentity"
+	keyChainID       = "cache.chainID"
+	keyBlobChainID   = "cache.blobChainID"
+	keyBlob          = "cache.blob"
+	keyBlobOnly      = "cache.blobonly"
+	keyBlobSize      = "cache.blobsize"
+	keyMediaType     = "cache.mediatype"
+	keyURLs          = "cache.layer.urls"
+	keyImageRefs     = "cache.imageRefs"
+	keyDeleted       = "cache.deleted"
+)
+
+// Values of keyCachePolicy.
+const (
+	policyDefault = 0
+	policyRetain  = 1
+)
+
+// sizeUnknown stands for a size that nobody measured yet.
+const sizeUnknown int64 = -1
+
+// ownKeys are the keys that only the cache itself writes.
+var ownKeys = func() map[string]bool {
+	own := map[string]bool{}
+	for _, k := range []string{
+		keyCreatedAt, keyLastUsedAt, keyUsageCount, keyCachePolicy, keySize, keyCommitted, keyEqualMutable,
+		keySnapshot, keyParent, keyMergeParents, keyLowerDiff, keyUpperDiff, keyDiffID, keyLayerIdentity,
+		keyChainID, keyBlobChainID, keyBlob, keyBlobOnly, keyBlobSize, keyMediaType, keyURLs, keyImageRefs, keyDeleted,
+	} {
+		own[k] = true
+	}
+	return own
+}()

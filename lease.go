@@ -1,0 +1,109 @@
+package cache
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+)
+
+// Labels of leases. The first three are containerd's and BuildKit's (spec 2.2).
+const (
+	// labelGCFlat makes a lease protect what it lists, and the parents of listed snapshots, but
+	// nothing that labels refer to.
+	labelGCFlat = "containerd.io/gc.flat"
+	// labelTemporary marks leases that an embedder deletes when it starts.
+	labelTemporary = "buildkit/lease.temporary"
+	// labelStore and labelRecord are ours: which store a lease belongs to and which of its
+	// records, so that a lease whose record never came to be can be told from a stranger's (spec INIT-11).
+	labelStore  = "layercache.io/store"
+	labelRecord = "layercache.io/record"
+)
+
+// Suffixes of lease IDs and snapshot keys that belong to a record.
+const (
+	viewSuffix     = "-view"
+	variantsSuffix = "-variants"
+)
+
+// undo collects what to take back should an operation fail, and takes it back in reverse order.
+type undo []func(ctx context.Context) error
+
+func (u *undo) add(fn func(ctx context.Context) error) { *u = append(*u, fn) }
+
+// run takes everything back, whatever became of the caller's context (spec LEASE-4). What cannot
+// be taken back is logged: the caller gets the error that began it (spec LEASE-8).
+func (u undo) run(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
+	for i := len(u) - 1; i >= 0; i-- {
+		if err := u[i](ctx); err != nil {
+			log.G(ctx).WithError(err).Warn("layer cache: rolling back")
+		}
+	}
+}
+
+// transact runs fn in one transaction of the backend where there are such, else just runs it.
+func (m *manager) transact(ctx context.Context, fn func(ctx context.Context) error) error {
+	if tx := m.opt.Transactions; tx != nil {
+		return tx.Update(ctx, fn)
+	}
+	return fn(ctx)
+}
+
+// snapshotsJoin tells whether the snapshotter's writes may be part of transact.
+func (m *manager) snapshotsJoin() bool {
+	return m.opt.Transactions != nil && m.opt.Transactions.Snapshots
+}
+
+// lease describes a lease to make for a record.
+type lease struct {
+	id, record string
+	temporary  bool
+	resources  []leases.Resource
+}
+
+func (m *manager) snapshotResource(id string) leases.Resource {
+	return leases.Resource{ID: id, Type: m.resourceType}
+}
+
+// createLease makes a flat lease on resources, which need not exist yet (spec LEASE-1). One that
+// exists already is completed (spec LEASE-7); created tells the cases apart. On an error nothing
+// that this call made is left, unless it runs in a transaction, whose end takes it back.
+func (m *manager) createLease(ctx context.Context, l lease) (created bool, err error) {
+	now := m.nowText()
+	labels := map[string]string{labelGCFlat: now, labelStore: m.storeID, labelRecord: l.record}
+	if l.temporary {
+		labels[labelTemporary] = now
+	}
+	lm := m.opt.LeaseManager
+	_, err = lm.Create(ctx, leases.WithID(l.id), leases.WithLabels(labels))
+	switch {
+	case err == nil:
+		created = true
+	case !errdefs.IsAlreadyExists(err):
+		return false, errors.Wrapf(err, "creating lease %q", l.id)
+	}
+	for _, r := range l.resources {
+		if err = lm.AddResource(ctx, leases.Lease{ID: l.id}, r); err != nil && !errdefs.IsAlreadyExists(err) {
+			if created && m.opt.Transactions == nil {
+				undo{func(ctx context.Context) error { return m.deleteLeases(ctx, l.id) }}.run(ctx)
+			}
+			return false, errors.Wrapf(err, "adding %s %q to lease %q", r.Type, r.ID, l.id)
+		}
+	}
+	return created, nil
+}
+
+// deleteLeases deletes leases; those that do not exist count as deleted. All are tried, and the first
+// error is returned.
+func (m *manager) deleteLeases(ctx context.Context, ids ...string) error {
+	var first error
+	for _, id := range ids {
+		if err := m.opt.LeaseManager.Delete(ctx, leases.Lease{ID: id}); err != nil && !errdefs.IsNotFound(err) && first == nil {
+			first = errors.Wrapf(err, "deleting lease %q", id)
+		}
+	}
+	return first
+}

@@ -1,0 +1,341 @@
+package cache
+
+import (
+	"context"
+	"time"
+
+	"github.com/moby/sys/user"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/internal/flight"
+	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/internal/invariant"
+	"github.com/layercache/cache/metadata"
+	"github.com/layercache/cache/progress"
+	"github.com/layercache/cache/session"
+	"github.com/layercache/cache/snapshot"
+	"github.com/layercache/cache/usage"
+)
+
+// MetadataStore finds records by what was stored in their rows.
+type MetadataStore interface {
+	// Search returns the records with a value indexed under exactly index or, if prefix is set,
+	// under an index that begins with it; then a record appears once per matching value. The order
+	// is that of the index strings. Deleted records are left out (spec META-8, MV-2).
+	Search(ctx context.Context, index string, prefix bool) ([]RefMetadata, error)
+}
+
+// Accessor hands out refs.
+type Accessor interface {
+	MetadataStore
+
+	// Get returns a ref to the record named id. The ID of an idle mutable record seals it and
+	// yields its immutable half (spec MGR-10). Errors: IsNotFound; ErrLocked while a mutable ref
+	// is out; NeedsRemoteProviderError if blobs of the chain are neither local nor have a handler.
+	Get(ctx context.Context, id string, pg progress.Controller, opts ...RefOption) (ImmutableRef, error)
+	// New makes a record with a writable snapshot on parent, or on nothing if parent is nil, and
+	// returns the only ref to it. The caller keeps its own ref to the parent.
+	New(ctx context.Context, parent ImmutableRef, s session.Group, opts ...RefOption) (MutableRef, error)
+	// GetMutable returns the only mutable ref to the record named id, taking back a Commit that
+	// was not finalized; the committed half's ID is not found from then on. Errors: IsNotFound;
+	// ErrLocked while any ref to either half is out; an invalid argument for an immutable record.
+	GetMutable(ctx context.Context, id string, opts ...RefOption) (MutableRef, error)
+	// IdentityMapping is the user namespace the snapshotter stores owners in; nil for none.
+	IdentityMapping() *user.IdentityMapping
+}
+
+// Controller reports what the cache occupies.
+type Controller interface {
+	// DiskUsage describes every record that the filters and the age limit let through, in no
+	// order. If a size cannot be measured the error comes with the list, in which it is 0.
+	// It changes nothing but the sizes it remembers.
+	DiskUsage(ctx context.Context, info usage.DiskUsageInfo) ([]*usage.Info, error)
+}
+
+// Manager is a layer cache. Its methods may be called from any goroutine; see the package
+// comment for what a ref may do and when.
+type Manager interface {
+	Accessor
+	Controller
+	// Stats counts what the manager has in memory.
+	Stats() Stats
+	// Holders lists the live refs to the record named id, or to all records if id is empty. It is
+	// empty unless ManagerOpt.TrackHolders is set.
+	Holders(id string) []Holder
+	// Close waits for the operations under way, writes what is pending and closes the metadata
+	// store. It does not release refs. Calls afterwards fail with ErrClosed; a second Close
+	// returns nil.
+	Close() error
+}
+
+// Stats counts what a manager has in memory.
+type Stats struct {
+	// Records counts the visible records, a lazily committed pair once.
+	Records int
+	// Refs counts the live refs, those of operations under way included.
+	Refs int
+	// Mounts counts the records whose mounts are remembered.
+	Mounts int
+}
+
+type manager struct {
+	opt     ManagerOpt
+	store   *metadata.Store
+	storeID string
+	// resourceType is how leases name snapshots of the snapshotter.
+	resourceType string
+	caps         snapshot.Capabilities
+
+	g         *graph.Graph
+	slots     flight.Slots[*graph.Record]
+	metaSlots flight.Slots[string]
+	sizes     flight.Group[*graph.Record, int64]
+	mounts    mountTable
+	holders   *holderTable
+	life      lifecycle
+}
+
+// NewManager loads the records of the metadata store, repairs what a crash left behind, and
+// returns a manager of them. On an error nothing has been removed, and the store is left open.
+func NewManager(opt ManagerOpt) (Manager, error) {
+	if err := opt.validate(); err != nil {
+		return nil, err
+	}
+	m := &manager{
+		opt:          opt,
+		store:        opt.MetadataStore,
+		resourceType: "snapshots/" + opt.Snapshotter.Name(),
+		caps:         snapshot.CapabilitiesOf(opt.Snapshotter.Name()),
+		g:            graph.New(),
+	}
+	m.life.init()
+	if opt.TrackHolders {
+		m.holders = newHolderTable()
+	}
+	id, err := m.store.StoreID()
+	if err != nil {
+		return nil, errors.Wrap(err, "reading the ID of the metadata store")
+	}
+	m.storeID = id
+	if err := m.recover(context.Background()); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *manager) IdentityMapping() *user.IdentityMapping {
+	return m.opt.Snapshotter.IdentityMapping()
+}
+
+func (m *manager) Stats() Stats {
+	c := m.g.Counts()
+	return Stats{Records: c.Records, Refs: c.Refs, Mounts: m.mounts.len()}
+}
+
+func (m *manager) Holders(id string) []Holder {
+	if m.holders == nil {
+		return nil
+	}
+	return m.holders.list(id)
+}
+
+func (m *manager) Close() error {
+	if !m.life.close() {
+		return nil
+	}
+	m.sizes.Wait()
+	return errors.Wrap(m.store.Close(), "closing the metadata store")
+}
+
+func (m *manager) Search(ctx context.Context, index string, prefix bool) ([]RefMetadata, error) {
+	if err := m.life.begin(); err != nil {
+		return nil, err
+	}
+	defer m.life.end()
+	items, err := m.store.Search(ctx, index, prefix)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]RefMetadata, 0, len(items))
+	for _, it := range items {
+		if m.g.Has(it.ID()) {
+			out = append(out, &refMetadata{m: m, id: it.ID()})
+		}
+	}
+	return out, nil
+}
+
+func (m *manager) Get(ctx context.Context, id string, pg progress.Controller, opts ...RefOption) (ImmutableRef, error) {
+	o, err := parseOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	ref, err := m.get(ctx, id, pg, o.handlers, !o.noUpdate)
+	if err != nil {
+		return nil, err
+	}
+	return ref, nil
+}
+
+// get returns a concrete ref, so that its callers can return an untyped nil (quirk Q01).
+func (m *manager) get(ctx context.Context, id string, pg progress.Controller, dhs DescHandlers, triggers bool) (*immutableRef, error) {
+	if m.life.isClosed() {
+		return nil, errors.Wrapf(ErrClosed, "getting record %q", id)
+	}
+	start := m.eventStart()
+	rec, verdict := m.g.Ref(id, triggers)
+	var err error
+	switch verdict {
+	case graph.OK:
+		if err = m.checkLazy(ctx, rec, dhs); err != nil {
+			m.settle(ctx, rec, m.g.UndoRef(rec, triggers))
+		}
+	case graph.NeedSeal:
+		err = m.sealReserved(ctx, rec, dhs, triggers)
+	default:
+		err = verdictError(verdict)
+	}
+	if err != nil {
+		m.observe(Event{Kind: EventGet, ID: id, Reason: "miss", Err: err}, start)
+		return nil, errors.Wrapf(err, "getting record %q", id)
+	}
+	ref := m.newImmutableRef(rec, pg, dhs, triggers)
+	m.observe(Event{Kind: EventGet, ID: ref.id, Reason: "hit"}, start)
+	return ref, nil
+}
+
+// verdictError words what the graph answered.
+func verdictError(v graph.Verdict) error {
+	switch v {
+	case graph.NotFound:
+		return errNotFound
+	case graph.Locked:
+		return ErrLocked
+	case graph.Immutable:
+		return errors.Wrap(errInvalid, "the record is not mutable")
+	case graph.OK, graph.NeedSeal, graph.NeedReopen, graph.Misused:
+	}
+	return invariant.NoError(errors.Errorf("unexpected verdict %d of the record graph", v))
+}
+
+func (m *manager) GetMutable(ctx context.Context, id string, opts ...RefOption) (MutableRef, error) {
+	o, err := parseOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.life.begin(); err != nil {
+		return nil, errors.Wrapf(err, "getting mutable record %q", id)
+	}
+	defer m.life.end()
+	rec, verdict := m.g.Writer(id)
+	switch verdict {
+	case graph.OK:
+		if err = m.checkLazy(ctx, rec, o.handlers); err != nil {
+			m.g.AbortWriter(rec)
+		}
+	case graph.NeedReopen:
+		err = m.reopenReserved(ctx, rec, o.handlers)
+	default:
+		err = verdictError(verdict)
+	}
+	if err != nil {
+		return nil, errors.Wrapf(err, "getting mutable record %q", id)
+	}
+	return m.newMutableRef(rec, id, o.handlers), nil
+}
+
+// resolveParent takes a link on the record of a parent ref, and returns it with its handlers. The ref
+// may be released already if its record is alive (spec MGR-6), and it may be another
+// implementation, which is looked up by its ID (spec OPT-3).
+func (m *manager) resolveParent(ctx context.Context, parent ImmutableRef, opts refOptions) (*graph.Record, DescHandlers, error) {
+	if own, ok := parent.(*immutableRef); ok && own.m == m {
+		if !m.g.Link(own.rec) {
+			return nil, nil, errors.Wrapf(errNotFound, "parent %q", own.id)
+		}
+		return own.rec, own.handlers, nil
+	}
+	ref, err := m.get(ctx, parent.ID(), nil, opts.handlers, false)
+	if err != nil {
+		return nil, nil, errors.Wrap(err, "looking up the parent")
+	}
+	linked := m.g.Link(ref.rec)
+	if err := ref.Release(ctx); err != nil {
+		if linked {
+			m.unlink(ctx, ref.rec)
+		}
+		return nil, nil, err
+	}
+	if !linked {
+		return nil, nil, errors.Wrapf(errNotFound, "parent %q", ref.id)
+	}
+	return ref.rec, ref.handlers, nil
+}
+
+func (m *manager) New(ctx context.Context, parent ImmutableRef, s session.Group, opts ...RefOption) (MutableRef, error) {
+	o, err := parseOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.life.begin(); err != nil {
+		return nil, errors.Wrap(err, "making a record")
+	}
+	defer m.life.end()
+	start := m.eventStart()
+	var (
+		rec *graph.Record
+		dhs DescHandlers
+	)
+	if own, ok := parent.(*immutableRef); ok && own == nil {
+		parent = nil
+	}
+	if parent != nil {
+		rec, dhs, err = m.resolveParent(ctx, parent, o)
+		if err != nil {
+			return nil, errors.Wrap(err, "making a record")
+		}
+	}
+	ref, err := m.newActive(ctx, rec, dhs, o)
+	if err != nil {
+		if rec != nil {
+			m.unlink(ctx, rec)
+		}
+		m.observe(Event{Kind: EventNew, Err: err}, start)
+		return nil, err
+	}
+	m.observe(Event{Kind: EventNew, ID: ref.id}, start)
+	return ref, nil
+}
+
+// newActive makes a record with a writable snapshot on parent, whose link becomes the new record's.
+func (m *manager) newActive(ctx context.Context, parent *graph.Record, dhs DescHandlers, o refOptions) (*mutableRef, error) {
+	id := newID()
+	b := birth{id: id, state: graph.Active, opts: o, writable: true}
+	if parent != nil {
+		if err := m.finalize(ctx, parent); err != nil {
+			return nil, errors.Wrapf(err, "finalizing the parent of record %q", id)
+		}
+		if err := m.materialize(ctx, parent); err != nil {
+			return nil, errors.Wrapf(err, "extracting the parent of record %q", id)
+		}
+		st := m.g.Status(parent)
+		b.kind, b.parents, b.parentID, b.parentSnapshot = graph.Layer, []*graph.Record{parent}, st.Imm, st.ImmSnapshot
+		b.snapshotOpts = m.caps.WritableOpts() // spec MGR-5
+	}
+	rec, err := m.stage(ctx, b)
+	if err != nil {
+		return nil, errors.Wrapf(err, "making record %q", id)
+	}
+	return m.newMutableRef(rec, id, dhs), nil
+}
+
+// now is the clock's time in Unix nanoseconds, never 0.
+func (m *manager) now() int64 {
+	if n := m.opt.Now().UnixNano(); n != 0 {
+		return n
+	}
+	return 1
+}
+
+func (m *manager) nowText() string {
+	return m.opt.Now().UTC().Format(time.RFC3339Nano)
+}

@@ -1,0 +1,393 @@
+package cache
+
+import (
+	"context"
+	"sort"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/metadata"
+)
+
+// recovery is one start of a manager: everything is read and judged first, and only then, if no
+// backend failed, repaired and published (spec INIT-3).
+type recovery struct {
+	m    *manager
+	rows map[string]*row
+	// halves maps a mutable row's ID to the immutable row that names it as equalMutable.
+	halves map[string]string
+	// verdicts, by ID.
+	verdicts map[string]verdict
+	leases   []leases.Lease
+	leased   map[string]bool
+	clear    []string // immutable rows whose equalMutable is to be cleared
+	built    map[string]*graph.Record
+}
+
+type verdict uint8
+
+const (
+	undecided verdict = iota
+	judging           // on the stack: seen again, it is its own ancestor
+	sound
+	bad      // to be removed: definitively, not by a failure to look
+	unusable // contradicts itself: left alone on disk, and not loaded
+)
+
+// recover loads every record and repairs what a crash left (spec section 7). It writes nothing where there is
+// nothing to repair, lists the leases once, and asks the snapshotter about mutable records only.
+func (m *manager) recover(ctx context.Context) error {
+	r := &recovery{
+		m: m, rows: map[string]*row{}, halves: map[string]string{}, verdicts: map[string]verdict{},
+		leased: map[string]bool{}, built: map[string]*graph.Record{},
+	}
+	if err := r.read(ctx); err != nil {
+		return err
+	}
+	ids := r.sortedIDs()
+	for _, id := range ids {
+		if _, err := r.judge(ctx, id); err != nil {
+			return errors.Wrapf(err, "loading record %q", id)
+		}
+	}
+	if err := r.repair(ctx, ids); err != nil {
+		return errors.Wrap(err, "repairing what an earlier process left")
+	}
+	for _, id := range ids {
+		r.publish(id)
+	}
+	return nil
+}
+
+func (r *recovery) read(ctx context.Context) error {
+	interned := map[string]string{}
+	err := r.m.store.Scan(func(id []byte, view metadata.RowView) error {
+		name := string(id)
+		row, err := readRow(name, view, interned)
+		if err != nil {
+			return errors.Wrapf(err, "reading record %q", name)
+		}
+		r.rows[name] = row
+		return nil
+	})
+	if err != nil {
+		return errors.Wrap(err, "reading the records")
+	}
+	for id, row := range r.rows {
+		if row.equalMutable != "" && !row.mutable() {
+			r.halves[row.equalMutable] = id
+		}
+	}
+	if r.leases, err = r.m.opt.LeaseManager.List(ctx); err != nil {
+		return errors.Wrap(err, "listing leases")
+	}
+	for _, l := range r.leases {
+		r.leased[l.ID] = true
+	}
+	return nil
+}
+
+func (r *recovery) sortedIDs() []string {
+	ids := make([]string, 0, len(r.rows))
+	for id := range r.rows {
+		ids = append(ids, id)
+	}
+	sort.Strings(ids)
+	return ids
+}
+
+// judge decides what is to become of a row, its parents first (spec INIT-1, INIT-2). An error of
+// the backend is the result only if it keeps the answer from being known. Chains may be tens of thousands
+// of records long, so the stack is explicit.
+func (r *recovery) judge(ctx context.Context, id string) (verdict, error) {
+	stack := []string{id}
+	for len(stack) > 0 {
+		at := stack[len(stack)-1]
+		if v := r.verdicts[at]; v != undecided && v != judging {
+			stack = stack[:len(stack)-1]
+			continue
+		}
+		row := r.rows[at]
+		if row == nil {
+			r.verdicts[at] = bad // names a row that is not there
+			continue
+		}
+		r.verdicts[at] = judging
+		waiting := false
+		for _, need := range r.needs(row) {
+			switch r.verdicts[need] {
+			case undecided:
+				stack = append(stack, need)
+				waiting = true
+			case judging:
+				r.verdicts[need] = unusable // everything being judged lies below on the stack: a cycle
+			case sound, bad, unusable:
+			}
+		}
+		if waiting {
+			continue
+		}
+		v, err := r.conclude(ctx, row)
+		if err != nil {
+			return undecided, err
+		}
+		if r.verdicts[at] != unusable {
+			r.verdicts[at] = v
+		}
+		stack = stack[:len(stack)-1]
+	}
+	return r.verdicts[id], nil
+}
+
+// needs lists the rows whose verdicts a row's own depends on.
+func (r *recovery) needs(row *row) []string {
+	var ids []string
+	for _, p := range row.parents() {
+		if p != "" {
+			ids = append(ids, p)
+		}
+	}
+	if row.equalMutable != "" {
+		ids = append(ids, row.equalMutable)
+	}
+	return ids
+}
+
+// conclude judges a row whose parents have been judged.
+func (r *recovery) conclude(ctx context.Context, row *row) (verdict, error) {
+	if row.deleted {
+		return bad, nil // its deletion is to be finished
+	}
+	for _, p := range row.parents() {
+		if p == "" {
+			continue
+		}
+		if v := r.verdicts[p]; v == bad || v == unusable {
+			return v, nil
+		}
+		if r.rows[p].mutable() {
+			return unusable, nil // nothing can lie on what may still be written to
+		}
+	}
+	switch {
+	case row.mutable():
+		return r.concludeMutable(ctx, row)
+	case row.equalMutable != "":
+		return r.concludeHalf(ctx, row)
+	}
+	return sound, nil
+}
+
+// concludeMutable judges a mutable row. One that nobody asked to keep was in use when its
+// process died, and goes (spec INIT-12).
+func (r *recovery) concludeMutable(ctx context.Context, row *row) (verdict, error) {
+	exists, err := r.snapshotExists(ctx, row.meta.SnapshotID)
+	if err != nil || !exists {
+		return bad, err
+	}
+	if row.meta.Retain {
+		return sound, nil
+	}
+	if half := r.rows[r.halves[row.meta.ID]]; half != nil && half.meta.Retain && !half.deleted {
+		return sound, nil
+	}
+	return bad, nil
+}
+
+// concludeHalf judges an immutable row that names a mutable one (spec INIT-5, INIT-6).
+func (r *recovery) concludeHalf(ctx context.Context, row *row) (verdict, error) {
+	if r.verdicts[row.equalMutable] == sound {
+		if r.rows[row.equalMutable].mutable() && r.halves[row.equalMutable] == row.meta.ID {
+			return sound, nil
+		}
+		return unusable, nil
+	}
+	if r.verdicts[row.equalMutable] == unusable {
+		return unusable, nil
+	}
+	exists, err := r.snapshotExists(ctx, row.meta.SnapshotID)
+	if err != nil || !exists {
+		return bad, err
+	}
+	r.clear = append(r.clear, row.meta.ID)
+	return sound, nil
+}
+
+func (r *recovery) snapshotExists(ctx context.Context, id string) (bool, error) {
+	_, err := r.m.opt.Snapshotter.Stat(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	return err == nil, errors.Wrapf(err, "looking for snapshot %q", id)
+}
+
+// repair finishes deletions, removes what is definitively bad, ends half-done finalizations, and
+// deletes the leases of this store that have no record (spec INIT-11). Leases go before rows,
+// so that a crash in between is repaired by the next start in the same way.
+func (r *recovery) repair(ctx context.Context, ids []string) error {
+	var gone []string
+	dead := map[string]bool{}
+	for _, id := range ids {
+		if r.verdicts[id] == bad {
+			gone = append(gone, id)
+			dead[id] = true
+		}
+	}
+	var drop []string
+	for _, l := range r.leases {
+		if r.orphaned(l, dead) {
+			drop = append(drop, l.ID)
+		}
+	}
+	start := r.m.eventStart()
+	if len(drop) > 0 {
+		err := r.m.transact(ctx, func(ctx context.Context) error { return r.m.deleteLeases(ctx, drop...) })
+		if err != nil {
+			return err
+		}
+	}
+	if len(gone) == 0 && len(r.clear) == 0 {
+		return nil
+	}
+	err := r.m.store.Write(func(w *metadata.Writer) error {
+		for _, id := range r.clear {
+			row, err := w.Row(id)
+			if err != nil {
+				return err
+			}
+			if err := row.Clear(keyEqualMutable); err != nil {
+				return err
+			}
+		}
+		for _, id := range gone {
+			if err := w.Remove(id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.report(gone, start)
+	return nil
+}
+
+func (r *recovery) report(gone []string, start time.Time) {
+	for _, id := range r.clear {
+		r.rows[id].equalMutable = ""
+		r.m.observe(Event{Kind: EventRecover, ID: id, Reason: "finalized"}, start)
+	}
+	for _, id := range gone {
+		reason := "broken"
+		if r.rows[id].deleted {
+			reason = "deleted"
+		}
+		r.m.observe(Event{Kind: EventRecover, ID: id, Reason: reason}, start)
+	}
+}
+
+// orphaned tells whether a lease is to go: it belongs to a row that goes, or says that it is
+// this store's while its record is unknown. Everybody else's leases are left alone.
+func (r *recovery) orphaned(l leases.Lease, dead map[string]bool) bool {
+	if dead[l.ID] || dead[trimSuffixes(l.ID)] {
+		return true
+	}
+	if l.Labels[labelStore] != r.m.storeID {
+		return false
+	}
+	owner := l.Labels[labelRecord]
+	return r.rows[owner] == nil || dead[owner]
+}
+
+func trimSuffixes(id string) string {
+	for _, suffix := range []string{viewSuffix, variantsSuffix} {
+		if n := len(id) - len(suffix); n > 0 && id[n:] == suffix {
+			return id[:n]
+		}
+	}
+	return id
+}
+
+// publish puts a sound record, and its ancestors before it, into the graph. A mutable row with an
+// immutable half is put in with that (spec INIT-6); no link made here counts as a use (spec INIT-8).
+func (r *recovery) publish(id string) {
+	stack := []string{id}
+	for len(stack) > 0 {
+		at := stack[len(stack)-1]
+		if r.built[at] != nil || r.verdicts[at] != sound {
+			if r.verdicts[at] == unusable && at == id {
+				log.L.WithField("record", id).Warn("layer cache: the record contradicts itself and is left alone")
+			}
+			stack = stack[:len(stack)-1]
+			continue
+		}
+		row := r.rows[at]
+		waiting := false
+		for _, p := range row.parents() {
+			if p != "" && r.built[p] == nil {
+				stack = append(stack, p)
+				waiting = true
+			}
+		}
+		if waiting {
+			continue
+		}
+		r.insert(row)
+		stack = stack[:len(stack)-1]
+	}
+}
+
+func (r *recovery) insert(row *row) {
+	spec := graph.Spec{Kind: row.kind(), State: graph.Ready}
+	for _, p := range row.parents() {
+		rec := r.built[p] // nil for a diff without lower or upper
+		if rec != nil {
+			r.m.g.Link(rec)
+		}
+		spec.Parents = append(spec.Parents, rec)
+	}
+	mut, imm := row, row
+	switch {
+	case row.mutable():
+		if imm = r.rows[r.halves[row.meta.ID]]; imm != nil && (r.verdicts[imm.meta.ID] != sound || imm.equalMutable == "") {
+			imm = nil
+		}
+	case row.equalMutable != "":
+		mut = r.rows[row.equalMutable]
+	default:
+		mut = nil
+	}
+	if mut != nil {
+		spec.Mut, spec.State = &mut.meta, graph.Active
+	}
+	if imm != nil {
+		spec.Imm = &imm.meta
+		spec.StrayLease = mut != nil && r.leased[imm.meta.ID]
+		if mut != nil {
+			spec.State = graph.Sealed
+		} else if lazyKind(imm) {
+			spec.State = graph.Lazy
+		}
+	}
+	rec, ok := r.m.g.Insert(spec)
+	if !ok {
+		return // cannot be: IDs are keys of the database
+	}
+	for _, half := range []*graph.Meta{spec.Mut, spec.Imm} {
+		if half != nil {
+			r.built[half.ID] = rec
+		}
+	}
+}
+
+// lazyKind tells whether a finalized record's snapshot may be absent: the recipe will do.
+func lazyKind(row *row) bool {
+	k := row.kind()
+	return k == graph.Merge || k == graph.Diff || (row.meta.Blob != nil && row.meta.Blob.Only)
+}

@@ -1,0 +1,202 @@
+package cache
+
+import (
+	"context"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/metadata"
+	"github.com/layercache/cache/usage"
+)
+
+// refMetadata is the view of one name's row. It holds no state: typed values are the graph's,
+// all others are read from the database, so that every view of a record agrees (spec MV-1).
+type refMetadata struct {
+	m  *manager
+	id string
+}
+
+func (r *refMetadata) ID() string { return r.id }
+
+func (r *refMetadata) meta() graph.Meta {
+	meta, _ := r.m.g.Meta(r.id)
+	return meta
+}
+
+// store writes values of the row and then shows them. Setters of one record follow one another, so that
+// what memory shows last is what the database holds.
+func (r *refMetadata) store(f graph.Field, meta graph.Meta, write func(*metadata.RowWriter) error) error {
+	m := r.m
+	if err := m.life.begin(); err != nil {
+		return errors.Wrapf(err, "changing record %q", r.id)
+	}
+	defer m.life.end()
+	leave, err := m.metaSlots.Enter(context.Background(), r.id)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if !m.g.Has(r.id) {
+		return errors.Wrapf(errNotFound, "changing record %q", r.id)
+	}
+	err = m.store.Write(func(w *metadata.Writer) error {
+		row, err := w.Row(r.id)
+		if err != nil {
+			return err
+		}
+		return write(row)
+	})
+	if err != nil {
+		if errdefs.IsNotFound(err) {
+			err = errors.Wrap(errNotFound, err.Error())
+		}
+		return errors.Wrapf(err, "changing record %q", r.id)
+	}
+	if f != 0 {
+		m.g.Patch(r.id, f, &meta)
+	}
+	return nil
+}
+
+func (r *refMetadata) set(f graph.Field, meta graph.Meta, key string, value any) error {
+	return r.store(f, meta, func(w *metadata.RowWriter) error { return w.Set(key, value, "") })
+}
+
+func (r *refMetadata) GetDescription() string { return r.meta().Description }
+
+func (r *refMetadata) SetDescription(text string) error {
+	return r.set(graph.FieldDescription, graph.Meta{Description: text}, keyDescription, text)
+}
+
+func (r *refMetadata) GetCreatedAt() time.Time { return unixTime(r.meta().CreatedAt) }
+
+func (r *refMetadata) SetCreatedAt(t time.Time) error {
+	n := t.UnixNano()
+	return r.set(graph.FieldCreatedAt, graph.Meta{CreatedAt: n}, keyCreatedAt, n)
+}
+
+func (r *refMetadata) HasCachePolicyDefault() bool { return !r.meta().Retain }
+
+func (r *refMetadata) HasCachePolicyRetain() bool { return r.meta().Retain }
+
+func (r *refMetadata) SetCachePolicyDefault() error { return r.setRetain(false) }
+
+func (r *refMetadata) SetCachePolicyRetain() error { return r.setRetain(true) }
+
+func (r *refMetadata) setRetain(retain bool) error {
+	return r.set(graph.FieldRetain, graph.Meta{Retain: retain}, keyCachePolicy, policyOf(retain))
+}
+
+func (r *refMetadata) GetLayerType() string { return r.meta().LayerType }
+
+func (r *refMetadata) SetLayerType(t string) error {
+	return r.set(graph.FieldLayerType, graph.Meta{LayerType: t}, keyLayerType, t)
+}
+
+func (r *refMetadata) GetRecordType() usage.RecordType { return usage.RecordType(r.meta().RecordType) }
+
+func (r *refMetadata) SetRecordType(t usage.RecordType) error {
+	return r.set(graph.FieldRecordType, graph.Meta{RecordType: string(t)}, keyRecordType, string(t))
+}
+
+func (r *refMetadata) GetEqualMutable() (RefMetadata, bool) {
+	id, ok := r.m.g.EqualMutable(r.id)
+	if !ok {
+		return nil, false
+	}
+	return &refMetadata{m: r.m, id: id}, true
+}
+
+// item is the record's raw row; nil if the record is no more.
+func (r *refMetadata) item() *metadata.StorageItem {
+	if !r.m.g.Has(r.id) {
+		return nil
+	}
+	it, ok := r.m.store.Get(r.id)
+	if !ok {
+		return nil
+	}
+	return it
+}
+
+func (r *refMetadata) Get(key string) *metadata.Value {
+	it := r.item()
+	if it == nil {
+		return nil
+	}
+	return it.Get(key)
+}
+
+func (r *refMetadata) GetString(key string) string {
+	v := r.Get(key)
+	if v == nil {
+		return ""
+	}
+	return jsonString(v.Value)
+}
+
+func (r *refMetadata) SetString(key, val, index string) error {
+	f, meta, err := r.typed(key, val)
+	if err != nil {
+		return err
+	}
+	return r.store(f, meta, func(w *metadata.RowWriter) error { return w.Set(key, val, index) })
+}
+
+// typed decodes a string that is about to be stored under one of the keys that are kept in memory. Those
+// that say what a record is made of cannot be changed this way.
+func (r *refMetadata) typed(key, val string) (graph.Field, graph.Meta, error) {
+	switch {
+	case key == keyDescription:
+		return graph.FieldDescription, graph.Meta{Description: val}, nil
+	case key == keyRecordType:
+		return graph.FieldRecordType, graph.Meta{RecordType: val}, nil
+	case key == keyLayerType:
+		return graph.FieldLayerType, graph.Meta{LayerType: val}, nil
+	case ownKeys[key]:
+		return 0, graph.Meta{}, errors.Wrapf(errInvalid, "changing %q of record %q: the key is the cache's own", key, r.id)
+	}
+	return 0, graph.Meta{}, nil
+}
+
+func (r *refMetadata) GetExternal(key string) ([]byte, error) {
+	it := r.item()
+	if it == nil {
+		return nil, errors.Wrapf(errNotFound, "reading %q of record %q", key, r.id)
+	}
+	return it.GetExternal(key)
+}
+
+func (r *refMetadata) SetExternal(key string, data []byte) error {
+	return r.store(0, graph.Meta{}, func(w *metadata.RowWriter) error { return w.SetExternal(key, data) })
+}
+
+func (r *refMetadata) ClearValueAndIndex(key, indexPrefix string) error {
+	f, meta, err := r.typed(key, "")
+	if err != nil {
+		return err
+	}
+	return r.store(f, meta, func(w *metadata.RowWriter) error {
+		val := ""
+		if v := w.Get(key); v != nil {
+			val = jsonString(v.Value)
+		}
+		if err := w.Clear(key); err != nil {
+			return err
+		}
+		if val == "" {
+			return nil
+		}
+		return w.ClearIndex(indexPrefix + val)
+	})
+}
+
+func unixTime(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns).UTC()
+}

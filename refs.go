@@ -1,0 +1,297 @@
+package cache
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/moby/sys/user"
+	digest "github.com/opencontainers/go-digest"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/metadata"
+	"github.com/layercache/cache/progress"
+	"github.com/layercache/cache/session"
+	"github.com/layercache/cache/snapshot"
+	"github.com/layercache/cache/usage"
+)
+
+// RefMetadata is what is stored of a record besides its data. All values of one record, refs and
+// search results alike, show one state: what is set through one is seen through every other at
+// once (spec MV-1). A setter's change is durable when it returns nil (spec MV-4). Getters of a record
+// that is no more return zero values; setters return an error that IsNotFound.
+type RefMetadata interface {
+	// ID is the record's ID, which never changes.
+	ID() string
+
+	GetDescription() string
+	SetDescription(string) error
+
+	// GetCreatedAt is the zero time if unknown.
+	GetCreatedAt() time.Time
+	SetCreatedAt(time.Time) error
+
+	// HasCachePolicyDefault and HasCachePolicyRetain tell whether a record that was never
+	// finalized stays after its last ref; exactly one of them is true.
+	HasCachePolicyDefault() bool
+	SetCachePolicyDefault() error
+	HasCachePolicyRetain() bool
+	SetCachePolicyRetain() error
+
+	// GetLayerType is "windows" for a layer in that layout, else "".
+	GetLayerType() string
+	SetLayerType(string) error
+
+	// GetRecordType is "" if it was never set.
+	GetRecordType() usage.RecordType
+	SetRecordType(usage.RecordType) error
+
+	// GetEqualMutable returns the mutable half of a record that was committed and not finalized.
+	GetEqualMutable() (RefMetadata, bool)
+
+	// GetString returns the value stored under a key if it is a string, else "".
+	GetString(key string) string
+	// Get returns the value stored under a key, or nil.
+	Get(key string) *metadata.Value
+	// SetString stores a value; if index is not empty, Search finds the record by it.
+	SetString(key, val, index string) error
+	// GetExternal returns a copy of the data stored under a key outside of the row.
+	GetExternal(key string) ([]byte, error)
+	// SetExternal stores data under a key outside of the row.
+	SetExternal(key string, data []byte) error
+	// ClearValueAndIndex removes the value under key, and the index that is indexPrefix followed
+	// by that value, if it is a string.
+	ClearValueAndIndex(key, indexPrefix string) error
+}
+
+// Mountable can be mounted.
+type Mountable interface {
+	// Mount returns how to mount the tree. The mounts are good until the ref is released.
+	Mount(ctx context.Context, readonly bool, s session.Group) (snapshot.Mountable, error)
+}
+
+// Ref is a counted claim on a record: while it is held, neither the record nor what it is made of goes away.
+type Ref interface {
+	Mountable
+	RefMetadata
+	// Release ends the claim; a second call does nothing and returns nil. What the end of the
+	// last ref asks for (removing a record nobody wanted kept, say) is done before it returns, and
+	// its error is returned, though the claim has ended all the same.
+	Release(context.Context) error
+	// DescHandler returns the ref's own handler for a blob, or nil.
+	DescHandler(digest.Digest) *DescHandler
+	// IdentityMapping is the user namespace that owners are stored in; nil for none.
+	IdentityMapping() *user.IdentityMapping
+}
+
+// ImmutableRef is a ref to a record whose content does not change any more. Methods may be called
+// from several goroutines.
+type ImmutableRef interface {
+	Ref
+	// Clone returns another ref to the same record, which does not count as a use. It works on a
+	// released ref as long as the record is alive; after that the clone is a released ref.
+	Clone() ImmutableRef
+	// Finalize makes the snapshot immutable on disk and ends the mutable half: GetMutable will
+	// not find it any more. On a record that is finalized it does nothing.
+	Finalize(context.Context) error
+	// LayerChain returns a new ref to every layer that the record consists of, bottom first.
+	LayerChain() RefList
+}
+
+// MutableRef is the only ref to a record whose snapshot is being written.
+type MutableRef interface {
+	Ref
+	// Commit ends writing and returns a ref to the immutable half. It consumes the mutable ref,
+	// whose Release does nothing from then on. A ref that was committed or released cannot be
+	// committed: an invalid argument. On an error the ref is as it was.
+	Commit(context.Context) (ImmutableRef, error)
+}
+
+// RefList is a list of refs that are released together.
+type RefList []ImmutableRef
+
+// Release releases every ref of the list, sets those that it released to nil, and joins the errors.
+func (l RefList) Release(ctx context.Context) error {
+	var errs joinedErrors
+	for i, r := range l {
+		if r == nil {
+			continue
+		}
+		if err := r.Release(ctx); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		l[i] = nil
+	}
+	return errs.orNil()
+}
+
+// immutableRef is one claim on a record by its immutable name.
+type immutableRef struct {
+	refMetadata
+	rec      *graph.Record
+	handlers DescHandlers
+	progress progress.Controller
+	triggers bool
+	released atomic.Bool
+}
+
+// newImmutableRef wraps a ref that the graph has counted already.
+func (m *manager) newImmutableRef(rec *graph.Record, pg progress.Controller, dhs DescHandlers, triggers bool) *immutableRef {
+	r := &immutableRef{
+		refMetadata: refMetadata{m: m, id: m.g.ImmutableID(rec)},
+		rec:         rec, handlers: dhs, progress: pg, triggers: triggers,
+	}
+	m.took(r, r.id, false)
+	return r
+}
+
+func (r *immutableRef) DescHandler(d digest.Digest) *DescHandler { return r.handlers[d] }
+
+func (r *immutableRef) IdentityMapping() *user.IdentityMapping { return r.m.IdentityMapping() }
+
+func (r *immutableRef) Clone() ImmutableRef {
+	c := &immutableRef{refMetadata: r.refMetadata, rec: r.rec, handlers: r.handlers, progress: r.progress}
+	if r.m.g.Clone(r.rec, false) {
+		r.m.took(c, c.id, false)
+	} else {
+		c.released.Store(true)
+	}
+	return c
+}
+
+func (r *immutableRef) Release(ctx context.Context) error {
+	if !r.released.CompareAndSwap(false, true) {
+		return nil
+	}
+	r.m.gone(r)
+	o := r.m.g.DropRef(r.rec, r.triggers, r.m.now())
+	err := r.m.carryOut(ctx, r.rec, o)
+	if o.Last {
+		r.m.observe(Event{Kind: EventRelease, ID: r.id, Err: err}, time.Time{})
+	}
+	return errors.Wrapf(err, "releasing record %q", r.id)
+}
+
+// borrow takes an internal ref for the time of an operation, so that a concurrent Release
+// cannot end the record under it.
+func (r *immutableRef) borrow() (giveBack func(context.Context), err error) {
+	if r.released.Load() {
+		return nil, errReleased
+	}
+	if !r.m.g.Clone(r.rec, false) {
+		return nil, errNotFound
+	}
+	return func(ctx context.Context) {
+		r.m.settle(ctx, r.rec, r.m.g.DropRef(r.rec, false, r.m.now()))
+	}, nil
+}
+
+func (r *immutableRef) Finalize(ctx context.Context) error {
+	if err := r.m.life.begin(); err != nil {
+		return errors.Wrapf(err, "finalizing record %q", r.id)
+	}
+	defer r.m.life.end()
+	giveBack, err := r.borrow()
+	if err != nil {
+		return errors.Wrapf(err, "finalizing record %q", r.id)
+	}
+	defer giveBack(ctx)
+	return r.m.finalize(ctx, r.rec)
+}
+
+func (r *immutableRef) LayerChain() RefList {
+	layers := graph.Layers(r.rec)
+	out := make(RefList, len(layers))
+	for i, l := range layers {
+		c := &immutableRef{refMetadata: refMetadata{m: r.m, id: r.m.g.ImmutableID(l)}, rec: l, handlers: r.handlers, progress: r.progress}
+		if r.m.g.Clone(l, false) {
+			r.m.took(c, c.id, false)
+		} else {
+			c.released.Store(true)
+		}
+		out[i] = c
+	}
+	return out
+}
+
+// mutableRef is the claim on a record by its mutable name. done is guarded by the record's slot.
+type mutableRef struct {
+	refMetadata
+	rec      *graph.Record
+	handlers DescHandlers
+	done     atomic.Bool // released or committed
+}
+
+// newMutableRef wraps a claim that the graph has noted already.
+func (m *manager) newMutableRef(rec *graph.Record, id string, dhs DescHandlers) *mutableRef {
+	r := &mutableRef{refMetadata: refMetadata{m: m, id: id}, rec: rec, handlers: dhs}
+	m.took(r, id, true)
+	return r
+}
+
+func (r *mutableRef) DescHandler(d digest.Digest) *DescHandler { return r.handlers[d] }
+
+func (r *mutableRef) IdentityMapping() *user.IdentityMapping { return r.m.IdentityMapping() }
+
+func (r *mutableRef) Commit(ctx context.Context) (ImmutableRef, error) {
+	imm, err := r.commit(ctx)
+	if err != nil {
+		return nil, errors.Wrapf(err, "committing record %q", r.id)
+	}
+	return imm, nil
+}
+
+func (r *mutableRef) commit(ctx context.Context) (*immutableRef, error) {
+	m := r.m
+	if err := m.life.begin(); err != nil {
+		return nil, err
+	}
+	defer m.life.end()
+	start := m.eventStart()
+	leave, err := m.slots.Enter(ctx, r.rec)
+	if err != nil {
+		return nil, err
+	}
+	imm, err := r.commitInSlot()
+	leave()
+	if err != nil {
+		return nil, err
+	}
+	m.observe(Event{Kind: EventCommit, ID: imm.id}, start)
+	return imm, nil
+}
+
+func (r *mutableRef) commitInSlot() (*immutableRef, error) {
+	if r.done.Load() {
+		return nil, errors.Wrap(errInvalid, "the ref was released or committed")
+	}
+	if _, err := r.m.seal(r.rec, r.id, true); err != nil {
+		return nil, err
+	}
+	r.done.Store(true)
+	r.m.gone(r)
+	return r.m.newImmutableRef(r.rec, nil, r.handlers, true), nil
+}
+
+func (r *mutableRef) Release(ctx context.Context) error {
+	if r.done.Load() {
+		return nil
+	}
+	err := r.m.inSlotOrLater(ctx, r.rec, r.releaseInSlot)
+	return errors.Wrapf(err, "releasing record %q", r.id)
+}
+
+// releaseInSlot ends the claim, unless a Commit came first.
+func (r *mutableRef) releaseInSlot(ctx context.Context) error {
+	if !r.done.CompareAndSwap(false, true) {
+		return nil
+	}
+	m := r.m
+	m.gone(r)
+	o := m.g.DropWriter(r.rec, m.now())
+	err := m.carryOutInSlot(ctx, r.rec, o)
+	m.observe(Event{Kind: EventRelease, ID: r.id, Err: err}, time.Time{})
+	return err
+}

@@ -1,0 +1,274 @@
+package cache
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+
+	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/metadata"
+)
+
+// This file translates between rows and their typed form.
+
+// row is a record as the database holds it.
+type row struct {
+	meta         graph.Meta
+	committed    bool
+	deleted      bool
+	equalMutable string
+	parent       string
+	mergeParents []string
+	lower, upper string
+}
+
+// kind derives the structural kind from the parents alone (spec REC-1).
+func (r *row) kind() graph.Kind {
+	switch {
+	case len(r.mergeParents) > 0:
+		return graph.Merge
+	case r.lower != "" || r.upper != "":
+		return graph.Diff
+	case r.parent != "":
+		return graph.Layer
+	}
+	return graph.BaseLayer
+}
+
+// mutable follows REC-2: merges and diffs are immutable even where the flag is missing (OLD-2).
+func (r *row) mutable() bool {
+	k := r.kind()
+	return !r.committed && k != graph.Merge && k != graph.Diff
+}
+
+// parents returns the parents' IDs as graph.Record orders them.
+func (r *row) parents() []string {
+	switch r.kind() {
+	case graph.Merge:
+		return r.mergeParents
+	case graph.Diff:
+		return []string{r.lower, r.upper}
+	case graph.Layer:
+		return []string{r.parent}
+	case graph.BaseLayer:
+	}
+	return nil
+}
+
+// readRow decodes the known keys of a row; all others stay where they are.
+func readRow(id string, view metadata.RowView, interned map[string]string) (*row, error) {
+	r := &row{meta: graph.Meta{ID: id, Size: sizeUnknown}}
+	var blob graph.Blob
+	blob.Size = sizeUnknown
+	err := view.Each(func(key []byte, v metadata.RawValue) error {
+		r.set(&blob, string(key), v.Raw(), interned)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if blob.Digest != "" || blob.DiffID != "" || blob.ChainID != "" || blob.Only {
+		if blob.LayerIdentity == "" { // databases from before layer identities (spec INIT-9)
+			blob.LayerIdentity = blob.DiffID
+		}
+		r.meta.Blob = &blob
+	}
+	if r.meta.SnapshotID == "" { // historic databases (spec REC-8, OLD-2)
+		r.meta.SnapshotID = id
+	}
+	return r, nil
+}
+
+// set decodes one value. One of the wrong type counts as absent (spec META-13).
+func (r *row) set(blob *graph.Blob, key string, raw []byte, interned map[string]string) {
+	m := &r.meta
+	switch key {
+	case keyCreatedAt:
+		m.CreatedAt = jsonInt(raw, 0)
+	case keyLastUsedAt:
+		m.LastUsedAt = jsonInt(raw, 0)
+	case keyUsageCount:
+		m.UsageCount = int(jsonInt(raw, 0))
+	case keyDescription:
+		m.Description = jsonString(raw)
+	case keyRecordType:
+		m.RecordType = intern(interned, jsonString(raw))
+	case keyLayerType:
+		m.LayerType = intern(interned, jsonString(raw))
+	case keyCachePolicy:
+		m.Retain = jsonInt(raw, policyDefault) == policyRetain
+	case keySize:
+		m.Size = jsonInt(raw, sizeUnknown)
+	case keyCommitted:
+		r.committed = jsonBool(raw)
+	case keyEqualMutable:
+		r.equalMutable = jsonString(raw)
+	case keySnapshot:
+		m.SnapshotID = jsonString(raw)
+		if m.SnapshotID == m.ID {
+			m.SnapshotID = m.ID // one string instead of two
+		}
+	case keyParent:
+		r.parent = jsonString(raw)
+	case keyMergeParents:
+		r.mergeParents = jsonStrings(raw)
+	case keyLowerDiff:
+		r.lower = jsonString(raw)
+	case keyUpperDiff:
+		r.upper = jsonString(raw)
+	case keyImageRefs:
+		m.ImageRefs = jsonStrings(raw)
+	case keyDeleted:
+		r.deleted = jsonBool(raw)
+	default:
+		setBlob(blob, key, raw, interned)
+	}
+}
+
+func setBlob(b *graph.Blob, key string, raw []byte, interned map[string]string) {
+	switch key {
+	case keyDiffID:
+		b.DiffID = jsonString(raw)
+	case keyLayerIdentity:
+		b.LayerIdentity = jsonString(raw)
+	case keyChainID:
+		b.ChainID = jsonString(raw)
+	case keyBlobChainID:
+		b.BlobChainID = jsonString(raw)
+	case keyBlob:
+		b.Digest = jsonString(raw)
+	case keyBlobOnly:
+		b.Only = jsonBool(raw)
+	case keyBlobSize:
+		b.Size = jsonInt(raw, sizeUnknown)
+	case keyMediaType:
+		b.MediaType = intern(interned, jsonString(raw))
+	case keyURLs:
+		b.URLs = jsonStrings(raw)
+	}
+}
+
+// intern keeps one copy of the strings that most records share.
+func intern(seen map[string]string, s string) string {
+	if seen == nil || s == "" {
+		return s
+	}
+	if have, ok := seen[s]; ok {
+		return have
+	}
+	seen[s] = s
+	return s
+}
+
+func jsonInt(raw []byte, otherwise int64) int64 {
+	n, err := strconv.ParseInt(string(raw), 10, 64)
+	if err != nil {
+		return otherwise
+	}
+	return n
+}
+
+func jsonBool(raw []byte) bool { return string(raw) == "true" }
+
+// jsonString decodes a JSON string; one without escapes, as nearly all are, is just cut out.
+func jsonString(raw []byte) string {
+	if n := len(raw); n >= 2 && raw[0] == '"' && raw[n-1] == '"' && bytes.IndexByte(raw[1:n-1], '"') < 0 && bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : n-1])
+	}
+	var s string
+	if json.Unmarshal(raw, &s) != nil {
+		return ""
+	}
+	return s
+}
+
+func jsonStrings(raw []byte) []string {
+	var s []string
+	if json.Unmarshal(raw, &s) != nil {
+		return nil
+	}
+	return s
+}
+
+// kv is a value to store.
+type kv struct {
+	key   string
+	value any
+}
+
+func setAll(w *metadata.RowWriter, values []kv) error {
+	for _, v := range values {
+		if err := w.Set(v.key, v.value, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parentValues names the parents in a row.
+func parentValues(kind graph.Kind, parents []string) []kv {
+	switch kind {
+	case graph.Layer:
+		return []kv{{keyParent, parents[0]}}
+	case graph.Merge:
+		return []kv{{keyMergeParents, parents}}
+	case graph.Diff:
+		var out []kv
+		if parents[0] != "" {
+			out = append(out, kv{keyLowerDiff, parents[0]})
+		}
+		if parents[1] != "" {
+			out = append(out, kv{keyUpperDiff, parents[1]})
+		}
+		return out
+	case graph.BaseLayer:
+	}
+	return nil
+}
+
+// writeNewRow stores a record made by New (spec 1.3), in the one transaction that META-1 asks for.
+func writeNewRow(w *metadata.RowWriter, meta *graph.Meta, b birth) error {
+	values := []kv{{keyCreatedAt, meta.CreatedAt}, {keySnapshot, meta.SnapshotID}}
+	if b.parentID != "" {
+		values = append(values, kv{keyParent, b.parentID})
+	}
+	o := b.opts
+	if o.description != nil {
+		values = append(values, kv{keyDescription, *o.description})
+	}
+	if o.recordType != nil {
+		values = append(values, kv{keyRecordType, string(*o.recordType)})
+	}
+	if o.retain != nil {
+		values = append(values, kv{keyCachePolicy, policyOf(*o.retain)})
+	}
+	if len(meta.ImageRefs) > 0 {
+		values = append(values, kv{keyImageRefs, meta.ImageRefs})
+	}
+	return setAll(w, values)
+}
+
+// writeSealedRow stores the immutable half that Commit makes (spec 1.3). What it does not list stays
+// behind with the mutable half.
+func writeSealedRow(w *metadata.RowWriter, imm *graph.Meta, mutID string, parents []string, kind graph.Kind) error {
+	values := []kv{
+		{keyCreatedAt, imm.CreatedAt}, {keyCommitted, true}, {keySize, sizeUnknown},
+		{keySnapshot, imm.SnapshotID}, {keyEqualMutable, mutID},
+	}
+	if imm.Description != "" {
+		values = append(values, kv{keyDescription, imm.Description})
+	}
+	return setAll(w, append(values, parentValues(kind, parents)...))
+}
+
+// useValues are the values of a counted use.
+func useValues(u graph.Use) map[string]any {
+	return map[string]any{keyLastUsedAt: u.LastUsedAt, keyUsageCount: u.Count}
+}
+
+func policyOf(retain bool) int {
+	if retain {
+		return policyRetain
+	}
+	return policyDefault
+}

@@ -1,0 +1,148 @@
+package cache
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/internal/invariant"
+	"github.com/layercache/cache/metadata"
+)
+
+// birth describes a record to be made.
+type birth struct {
+	id    string
+	state graph.State
+	kind  graph.Kind
+	// parents are linked already; the record takes the links over.
+	parents  []*graph.Record
+	parentID string
+	// writable asks for an active snapshot on parentSnapshot.
+	writable       bool
+	parentSnapshot string
+	snapshotOpts   []snapshots.Opt
+	opts           refOptions
+}
+
+// stage is the only place where a record with a snapshot of its own is born. The order is fixed: lease, then
+// snapshot, then row, then visible (design section 5); what a failure leaves is taken back in
+// reverse. The links on the parents stay the caller's until stage succeeds.
+func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err error) {
+	var back undo
+	defer func() {
+		if err != nil {
+			back.run(ctx)
+		}
+	}()
+	if err := m.stageSnapshot(ctx, b, &back); err != nil {
+		return nil, err
+	}
+
+	meta := b.meta(m.now())
+	err = m.store.Write(func(w *metadata.Writer) error {
+		row, err := w.Create(b.id)
+		if err != nil {
+			return err
+		}
+		return writeNewRow(row, meta, b)
+	})
+	if err != nil {
+		return nil, errors.Wrap(err, "storing the record")
+	}
+	back.add(func(context.Context) error { return m.removeRows(b.id) })
+
+	spec := graph.Spec{Kind: b.kind, Parents: b.parents, State: b.state, Triggers: true}
+	if b.state == graph.Active {
+		spec.Mut, spec.Writer = meta, true
+	} else {
+		spec.Imm, spec.Ref = meta, true
+	}
+	rec, ok := m.g.Insert(spec)
+	if !ok {
+		return nil, invariant.NoError(errors.Wrapf(errInvalid, "record ID %q is taken", b.id))
+	}
+	return rec, nil
+}
+
+// stageSnapshot makes the lease and, if one is asked for, the active snapshot.
+func (m *manager) stageSnapshot(ctx context.Context, b birth, back *undo) error {
+	l := lease{id: b.id, record: b.id, resources: []leases.Resource{m.snapshotResource(b.id)}}
+	prepare := func(ctx context.Context) error {
+		if !b.writable {
+			return nil
+		}
+		err := m.opt.Snapshotter.Prepare(ctx, b.id, b.parentSnapshot, b.snapshotOpts...)
+		return errors.Wrapf(err, "preparing snapshot %q on %q", b.id, b.parentSnapshot)
+	}
+	err := m.transact(ctx, func(ctx context.Context) error {
+		if _, err := m.createLease(ctx, l); err != nil {
+			return err
+		}
+		if m.snapshotsJoin() {
+			return prepare(ctx)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	// The lease is what keeps the snapshot: without it the backend collects both.
+	back.add(func(ctx context.Context) error { return m.deleteLeases(ctx, b.id) })
+	if m.snapshotsJoin() {
+		return nil
+	}
+	return prepare(ctx)
+}
+
+// meta is the typed form of the new record's row.
+func (b *birth) meta(now int64) *graph.Meta {
+	meta := &graph.Meta{ID: b.id, SnapshotID: b.id, Size: sizeUnknown, CreatedAt: now, ImageRefs: appendNew(nil, b.opts.imageRefs)}
+	o := b.opts
+	if o.createdAt != nil {
+		meta.CreatedAt = o.createdAt.UnixNano()
+	}
+	if o.description != nil {
+		meta.Description = *o.description
+	}
+	if o.recordType != nil {
+		meta.RecordType = string(*o.recordType)
+	}
+	if o.retain != nil {
+		meta.Retain = *o.retain
+	}
+	return meta
+}
+
+// appendNew appends to set, in order, what it does not hold yet (spec META-12). set is not changed.
+func appendNew(set, more []string) []string {
+	out := set[:len(set):len(set)]
+next:
+	for _, s := range more {
+		for _, have := range out {
+			if have == s {
+				continue next
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// removeRows removes rows in one transaction; "" stands for none.
+func (m *manager) removeRows(ids ...string) error {
+	err := m.store.Write(func(w *metadata.Writer) error {
+		for _, id := range ids {
+			if id == "" {
+				continue
+			}
+			if err := w.Remove(id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return errors.Wrap(err, "removing rows")
+}

@@ -1,0 +1,276 @@
+package cache
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/internal/invariant"
+	"github.com/layercache/cache/metadata"
+)
+
+// This file holds the I/O half of a record's transitions. Each runs in the record's slot, so
+// that one at a time works on a record; a holder may enter a parent's slot, never a child's.
+
+// seal gives an active record, whose writer's place the caller holds, an immutable name. Nothing is done to the
+// snapshot (spec REC-3). The caller is in the record's slot.
+func (m *manager) seal(rec *graph.Record, mutID string, triggers bool) (*graph.Meta, error) {
+	mut, ok := m.g.Meta(mutID)
+	if !ok {
+		return nil, errNotFound
+	}
+	imm := &graph.Meta{Size: sizeUnknown, CreatedAt: m.now(), Description: mut.Description}
+	imm.ID = newID()
+	imm.SnapshotID = imm.ID
+	err := m.store.Write(func(w *metadata.Writer) error {
+		row, err := w.Create(imm.ID)
+		if err != nil {
+			return err
+		}
+		return writeSealedRow(row, imm, mutID, m.g.ParentIDs(rec), rec.Kind())
+	})
+	if err != nil {
+		return nil, errors.Wrapf(err, "storing the committed half of record %q", mutID)
+	}
+	if err := m.g.Seal(rec, imm, triggers); err != nil {
+		if rerr := m.removeRows(imm.ID); rerr != nil {
+			log.L.WithError(rerr).Warn("layer cache: rolling back")
+		}
+		return nil, invariant.NoError(err)
+	}
+	return imm, nil
+}
+
+// sealReserved seals an idle record for Get. The reservation that the graph made becomes the new
+// ref or, on an error, is given back (spec MGR-12).
+func (m *manager) sealReserved(ctx context.Context, rec *graph.Record, dhs DescHandlers, triggers bool) (err error) {
+	defer func() {
+		if err != nil {
+			m.g.AbortWriter(rec)
+		}
+	}()
+	if err := m.life.begin(); err != nil {
+		return err
+	}
+	defer m.life.end()
+	if err := m.checkLazy(ctx, rec, dhs); err != nil {
+		return err
+	}
+	leave, err := m.slots.Enter(ctx, rec)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	_, err = m.seal(rec, m.g.Status(rec).Mut, triggers)
+	return err
+}
+
+// reopenReserved takes a sealed record back for GetMutable: the immutable half's row goes, with a
+// lease that an interrupted finalize may have left (spec MGR-14, quirk Q20). The snapshot stays.
+func (m *manager) reopenReserved(ctx context.Context, rec *graph.Record, dhs DescHandlers) (err error) {
+	start := m.eventStart()
+	defer func() {
+		if err != nil {
+			m.g.AbortReopen(rec)
+		}
+	}()
+	if err := m.checkLazy(ctx, rec, dhs); err != nil {
+		return err
+	}
+	leave, err := m.slots.Enter(ctx, rec)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	st := m.g.Status(rec)
+	if st.StrayLease {
+		if err := m.transact(ctx, func(ctx context.Context) error { return m.deleteLeases(ctx, st.Imm) }); err != nil {
+			return err
+		}
+	}
+	if err := m.removeRows(st.Imm); err != nil {
+		return err
+	}
+	if err := m.g.Reopen(rec); err != nil {
+		return invariant.NoError(err)
+	}
+	m.observe(Event{Kind: EventReopen, ID: st.Mut}, start)
+	return nil
+}
+
+// finalize commits the snapshot of a sealed record; on any other it does nothing (spec REF-10).
+// The caller keeps the record alive meanwhile.
+func (m *manager) finalize(ctx context.Context, rec *graph.Record) error {
+	if m.g.Status(rec).State != graph.Sealed {
+		return nil
+	}
+	leave, err := m.slots.Enter(ctx, rec)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return m.finalizeInSlot(ctx, rec)
+}
+
+// finalizeInSlot is finalize for a caller that is in the record's slot (spec REF-11 to REF-14).
+func (m *manager) finalizeInSlot(ctx context.Context, rec *graph.Record) error {
+	st := m.g.Status(rec)
+	if st.State != graph.Sealed {
+		return nil
+	}
+	start := m.eventStart()
+	mutLease := true
+	if !st.SnapshotCommitted {
+		if err := m.commitSnapshot(ctx, rec, st); err != nil {
+			return err
+		}
+		mutLease = !m.snapshotsJoin()
+	}
+	// The mounts of the active snapshot are void from now on (spec MNT-7).
+	m.mounts.forget(rec)
+	m.g.SetMounted(rec, false)
+	err := m.store.Write(func(w *metadata.Writer) error {
+		row, err := w.Row(st.Imm)
+		if err != nil {
+			return err
+		}
+		if err := row.Clear(keyEqualMutable); err != nil {
+			return err
+		}
+		return w.Remove(st.Mut)
+	})
+	if err != nil {
+		return errors.Wrapf(err, "storing that record %q is finalized", st.Imm)
+	}
+	if err := m.g.Finalize(rec); err != nil {
+		return invariant.NoError(err)
+	}
+	if mutLease {
+		// Should this fail, the lease has no record any more and goes at the next start (spec INIT-11).
+		undo{func(ctx context.Context) error { return m.deleteLeases(ctx, st.Mut) }}.run(ctx)
+	}
+	m.observe(Event{Kind: EventFinalize, ID: st.Imm}, start)
+	return nil
+}
+
+// commitSnapshot leases and commits the snapshot of a sealed record, and drops the mutable half's lease
+// where all of that can be one transaction.
+func (m *manager) commitSnapshot(ctx context.Context, rec *graph.Record, st graph.Status) error {
+	l := lease{id: st.Imm, record: st.Imm, resources: []leases.Resource{m.snapshotResource(st.ImmSnapshot)}}
+	commit := func(ctx context.Context) error {
+		return m.opt.Snapshotter.Commit(ctx, st.ImmSnapshot, st.MutSnapshot)
+	}
+	created := false
+	err := m.transact(ctx, func(ctx context.Context) (err error) {
+		if created, err = m.createLease(ctx, l); err != nil {
+			return err
+		}
+		if !m.snapshotsJoin() {
+			return nil
+		}
+		if err := m.deleteLeases(ctx, st.Mut); err != nil {
+			return err
+		}
+		return commit(ctx)
+	})
+	if err == nil && !m.snapshotsJoin() {
+		err = commit(ctx)
+	}
+	if err != nil {
+		if m.committed(ctx, st.ImmSnapshot, err) {
+			err = m.transact(ctx, func(ctx context.Context) error {
+				_, err := m.createLease(ctx, l)
+				return err
+			})
+		}
+	}
+	if err != nil {
+		m.dropUncommitted(ctx, rec, l.id, created)
+		return errors.Wrapf(err, "finalizing record %q", st.Imm)
+	}
+	m.g.SetSnapshotCommitted(rec)
+	return nil
+}
+
+// dropUncommitted deletes the lease that a failed finalize has made, and only that (spec REF-12).
+// If even that fails, the record remembers that the lease may exist.
+func (m *manager) dropUncommitted(ctx context.Context, rec *graph.Record, id string, created bool) {
+	if !created || m.snapshotsJoin() { // the transaction took it back
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	err := m.transact(ctx, func(ctx context.Context) error { return m.deleteLeases(ctx, id) })
+	if err != nil {
+		m.g.SetStrayLease(rec)
+		log.G(ctx).WithError(err).Warn("layer cache: rolling back")
+	}
+}
+
+// committed tells whether a failed commit failed because the snapshot is committed already, by an
+// attempt whose answer was lost.
+func (m *manager) committed(ctx context.Context, snapshotID string, err error) bool {
+	if !errdefs.IsAlreadyExists(err) && !errdefs.IsNotFound(err) {
+		return false
+	}
+	info, err := m.opt.Snapshotter.Stat(ctx, snapshotID)
+	return err == nil && info.Kind == snapshots.KindCommitted
+}
+
+// materialize makes sure that the snapshot of a lazy record is present. Extracting one arrives with
+// layers from blobs; so far a snapshot that is there is found, and one that is not is an error.
+func (m *manager) materialize(ctx context.Context, rec *graph.Record) error {
+	if m.g.Status(rec).State != graph.Lazy {
+		return nil
+	}
+	leave, err := m.slots.Enter(ctx, rec)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return m.materializeInSlot(ctx, rec)
+}
+
+func (m *manager) materializeInSlot(ctx context.Context, rec *graph.Record) error {
+	st := m.g.Status(rec)
+	if st.State != graph.Lazy {
+		return nil
+	}
+	if _, err := m.opt.Snapshotter.Stat(ctx, st.ImmSnapshot); err != nil {
+		if errdefs.IsNotFound(err) {
+			return errors.Wrapf(ErrNotExtracted, "record %q", st.Imm)
+		}
+		return errors.Wrapf(err, "looking for the snapshot of record %q", st.Imm)
+	}
+	if st.Blob != nil && st.Blob.Only {
+		if err := m.setExtracted(rec, st); err != nil {
+			return err
+		}
+	}
+	return invariant.NoError(m.g.Materialize(rec))
+}
+
+// setExtracted stores that a record has a snapshot besides its blob (spec MGR-30, quirk Q24).
+func (m *manager) setExtracted(rec *graph.Record, st graph.Status) error {
+	err := m.store.Write(func(w *metadata.Writer) error {
+		row, err := w.Row(st.Imm)
+		if err != nil {
+			return err
+		}
+		if err := row.Set(keyBlobOnly, false, ""); err != nil {
+			return err
+		}
+		return row.Set(keySize, sizeUnknown, "")
+	})
+	if err != nil {
+		return errors.Wrapf(err, "storing that record %q is extracted", st.Imm)
+	}
+	blob := *st.Blob
+	blob.Only = false
+	m.g.Patch(st.Imm, graph.FieldBlob|graph.FieldSize, &graph.Meta{Blob: &blob, Size: sizeUnknown})
+	return nil
+}
