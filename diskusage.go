@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	stderrors "errors"
 	"runtime"
 	"strings"
 	"sync"
@@ -200,7 +201,7 @@ func measureLimit() int { return 2 * runtime.GOMAXPROCS(0) }
 func (m *manager) measure(ctx context.Context, unknown []measurement) error {
 	var (
 		mu   sync.Mutex
-		errs joinedErrors
+		errs []error
 		g    errgroup.Group
 	)
 	g.SetLimit(measureLimit())
@@ -218,7 +219,7 @@ func (m *manager) measure(ctx context.Context, unknown []measurement) error {
 		})
 	}
 	_ = g.Wait() // no function returns an error
-	return errs.orNil()
+	return stderrors.Join(errs...)
 }
 
 // size returns what a record occupies, measuring it once for all who ask (spec SIZE-1, SIZE-3).

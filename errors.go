@@ -56,28 +56,3 @@ func (e NeedsRemoteProviderError) Error() string {
 
 // Unwrap puts the error into errdefs' category "failed precondition".
 func (e NeedsRemoteProviderError) Unwrap() error { return errdefs.ErrFailedPrecondition }
-
-// joinedErrors is several errors as one; errors.Is and errors.As look at each.
-type joinedErrors []error
-
-func (e joinedErrors) orNil() error {
-	switch len(e) {
-	case 0:
-		return nil
-	case 1:
-		return e[0]
-	}
-	return e
-}
-
-// Error lists the texts.
-func (e joinedErrors) Error() string {
-	texts := make([]string, len(e))
-	for i, err := range e {
-		texts[i] = err.Error()
-	}
-	return strings.Join(texts, "; ")
-}
-
-// Unwrap returns the errors.
-func (e joinedErrors) Unwrap() []error { return e }

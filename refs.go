@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	stderrors "errors"
 	"sync/atomic"
 	"time"
 
@@ -113,7 +114,7 @@ type RefList []ImmutableRef
 
 // Release releases every ref of the list, sets those that it released to nil, and joins the errors.
 func (l RefList) Release(ctx context.Context) error {
-	var errs joinedErrors
+	var errs []error
 	for i, r := range l {
 		if r == nil {
 			continue
@@ -124,7 +125,7 @@ func (l RefList) Release(ctx context.Context) error {
 		}
 		l[i] = nil
 	}
-	return errs.orNil()
+	return stderrors.Join(errs...)
 }
 
 // immutableRef is one claim on a record by its immutable name.
