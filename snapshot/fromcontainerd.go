@@ -65,6 +65,11 @@ func (s *fromContainerd) Commit(ctx context.Context, name, key string, opts ...s
 	if err != nil {
 		return errors.Wrapf(err, "stat of %q before its commit", key)
 	}
+	if info.Kind == snapshots.KindView || info.Kind == snapshots.KindCommitted {
+		// Said here, since the native snapshotter of containerd looks for the tree before it looks at the kind,
+		// and its "no such file" has no category.
+		return errors.Wrapf(errdefs.ErrFailedPrecondition, "%q cannot be committed, it is %s", key, info.Kind)
+	}
 	if inherited := snapshots.FilterInheritedLabels(info.Labels); len(inherited) > 0 {
 		// Concat, since appending could write into the caller's array.
 		opts = slices.Concat(opts, []snapshots.Opt{snapshots.WithLabels(inherited)})

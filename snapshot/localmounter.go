@@ -33,8 +33,8 @@ func ForceRemount() LocalMounterOpt {
 // or by a Mount that fails.
 //
 // A single writable bind mount is its source path; nothing is mounted and no privilege needed. Anything else
-// is mounted in a new temporary directory, a file on a file in it, and no mounts at all are an empty
-// directory. Where the process may not mount (on Linux: it lacks CAP_SYS_ADMIN over its mount namespace), a
+// is mounted in a new temporary directory, a file on a file in it; no mounts at all are an empty directory,
+// which the caller leaves empty, as Unmount deletes nothing but that directory. Where the process may not mount (on Linux: it lacks CAP_SYS_ADMIN over its mount namespace), a
 // single read-only bind mount is its source path as well, and then NOTHING STOPS THE CALLER FROM WRITING TO
 // IT but his own restraint; all other mounts are a permission denied error. In a Linux user namespace, bind
 // mounts take over the flags of their source's mount, which the kernel would not let us drop.

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"strings"
 	"time"
 
 	"github.com/Microsoft/go-winio/pkg/bindfilter"
@@ -59,11 +60,17 @@ func mountTemp(mounts []mount.Mount, bind bool) (string, func() error, error) {
 func mountRetrying(m mount.Mount, dir string) error {
 	for retry := 1; ; retry++ {
 		err := m.Mount(dir)
-		if err == nil || retry > mountRetries || !errors.Is(err, windows.ERROR_SHARING_VIOLATION) {
+		if err == nil || retry > mountRetries || !inUse(err) {
 			return err
 		}
 		time.Sleep(time.Duration(retry) * retryPause)
 	}
+}
+
+// inUse also reads the text, as the errors of the layer functions do not unwrap to their cause.
+func inUse(err error) bool {
+	return errors.Is(err, windows.ERROR_SHARING_VIOLATION) ||
+		strings.Contains(err.Error(), windows.ERROR_SHARING_VIOLATION.Error())
 }
 
 // removeBinding takes success to be that dir is no binding afterwards.
