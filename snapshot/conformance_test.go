@@ -37,7 +37,7 @@ func openOverlay(t *testing.T) snapshots.Snapshotter {
 func needRoot(t *testing.T, why string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root ", why)
+		t.Skip("needs root " + why)
 	}
 }
 

@@ -34,9 +34,11 @@ func mountTemp(mounts []mount.Mount, bind bool) (string, func() error, error) {
 		}
 	}
 	unmount := func() error {
-		// All, since a list of mounts may have been stacked on the one path.
-		if err := mount.UnmountAll(target, unmountFlags); err != nil {
-			return errors.Wrapf(err, "unmounting %s", target)
+		if len(mounts) > 0 { // else asking for it would already need the privilege
+			// All, since a list of mounts may have been stacked on the one path.
+			if err := mount.UnmountAll(target, unmountFlags); err != nil {
+				return errors.Wrapf(err, "unmounting %s", target)
+			}
 		}
 		if isFile {
 			return remove(target)
