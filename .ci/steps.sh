@@ -17,6 +17,7 @@ step_prepare() {
   for tool in testgate importcheck ruletable dropincheck; do
     go build -o "$bin/$tool" "./internal/tools/$tool"
   done
+  go build -o "$bin/test2json" cmd/test2json
 }
 
 # go.mod and go.sum of every module are what `go mod tidy` would write.
@@ -69,7 +70,7 @@ as_nobody() {
   shift
   (cd "$dir" && setpriv --reuid="$(id -u nobody)" --regid="$(id -g nobody)" --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs \
     env -i PATH="$PATH" CI=true LC_ALL=C HOME="$home" TMPDIR="$home/tmp" GOCACHE="$home/gocache" GOMODCACHE="$nobody_modcache" \
-    GOPROXY=off GOFLAGS='-mod=readonly -buildvcs=false' GOTOOLCHAIN=local "$@")
+    GOPROXY=off GOFLAGS='-mod=readonly -buildvcs=false' GOTOOLCHAIN=local "$@" </dev/null)
 }
 
 # Tests and quickstart as user nobody (design 6b), on a copy of the tree that nobody can read but not write.
@@ -97,7 +98,7 @@ step_nobody() {
   while read -r pkg dir; do
     test=$work/nobody/tests/${pkg//\//_}.test
     # The events tell how it ended, also for a binary that dies; the exit code would say nothing more.
-    as_nobody "$tree/${dir#"$PWD"}" go tool test2json -t -p "$pkg" "$test" -test.v=test2json -test.timeout="$test_timeout" || true
+    as_nobody "$tree/${dir#"$PWD"}" "$bin/test2json" -t -p "$pkg" "$test" -test.v=test2json -test.timeout="$test_timeout" || true
   done <"$work/nobody/packages" >"$work/nobody/events"
   "$bin/testgate" -must .ci/must-run-nobody.txt <"$work/nobody/events"
 
@@ -109,7 +110,7 @@ step_nobody() {
 fill_modcache() {
   local have
   have=$(go env GOMODCACHE)/cache/download
-  GOMODCACHE=$1 GOPROXY="file://$have,$(go env GOPROXY)" GOFLAGS=-modcacherw GONOSUMDB='*' go mod download
+  GOMODCACHE=$1 GOPROXY="file://$have,$(go env GOPROXY)" GOFLAGS=-modcacherw go mod download
   chmod -R a+rX "$1"
 }
 
