@@ -21,7 +21,8 @@ type slot struct {
 }
 
 // Enter waits until the key is free, takes it, and returns the function that gives it back, to
-// be called once. It fails only with the cause of ctx's end.
+// be called once. It fails only with the cause of ctx's end; a key that is free is taken even if
+// ctx has ended, so that cleaning up does not depend on the caller's context.
 func (s *Slots[K]) Enter(ctx context.Context, key K) (leave func(), err error) {
 	s.mu.Lock()
 	sl := s.slots[key]
@@ -36,12 +37,18 @@ func (s *Slots[K]) Enter(ctx context.Context, key K) (leave func(), err error) {
 	sl.holders++
 	s.mu.Unlock()
 
+	leave = func() {
+		sl.free <- struct{}{}
+		s.forget(key, sl)
+	}
 	select {
 	case <-sl.free:
-		return func() {
-			sl.free <- struct{}{}
-			s.forget(key, sl)
-		}, nil
+		return leave, nil
+	default:
+	}
+	select {
+	case <-sl.free:
+		return leave, nil
 	case <-ctx.Done():
 		s.forget(key, sl)
 		return nil, context.Cause(ctx)

@@ -1,0 +1,274 @@
+package graph
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+func active(t require.TestingT, g *Graph, id string, retain bool, parents ...*Record) *Record {
+	kind := BaseLayer
+	if len(parents) == 1 {
+		kind = Layer
+	}
+	for _, p := range parents {
+		require.True(t, g.Link(p))
+	}
+	r, ok := g.Insert(Spec{Kind: kind, Parents: parents, State: Active, Mut: &Meta{ID: id, SnapshotID: id, Size: -1, Retain: retain}, Writer: true, Triggers: true})
+	require.True(t, ok)
+	return r
+}
+
+// ready makes a finalized record on which the caller holds one ref that counts as a use.
+func ready(t require.TestingT, g *Graph, id string, parents ...*Record) *Record {
+	r := active(t, g, id+"-m", false, parents...)
+	require.NoError(t, g.Seal(r, &Meta{ID: id, SnapshotID: id, Size: -1}, true))
+	require.NoError(t, g.Finalize(r))
+	return r
+}
+
+func TestUseIsCountedAtTheLastTriggeringRef(t *testing.T) { // spec REF-2, REF-3
+	g := New()
+	r := ready(t, g, "r")
+	require.Equal(t, 1, g.DropRef(r, true, 5).NumUses)
+
+	_, v := g.Ref("r", true)
+	require.Equal(t, OK, v)
+	_, v = g.Ref("r", true)
+	require.Equal(t, OK, v)
+	require.True(t, g.Clone(r, false))
+	require.Zero(t, g.DropRef(r, true, 6).NumUses, "another triggering ref remains")
+	o := g.DropRef(r, true, 7)
+	require.Equal(t, 1, o.NumUses, "a ref that does not trigger must not hold the count back")
+	require.Equal(t, Use{ID: "r", LastUsedAt: 7, Count: 2}, o.Uses[0])
+	require.False(t, o.Last)
+	o = g.DropRef(r, false, 8)
+	require.Zero(t, o.NumUses)
+	require.True(t, o.Last)
+}
+
+func TestUndoneRefIsNoUse(t *testing.T) { // spec REF-3
+	g := New()
+	r := ready(t, g, "r")
+	g.DropRef(r, true, 1)
+	_, v := g.Ref("r", true)
+	require.Equal(t, OK, v)
+	require.True(t, g.UndoRef(r, true).Last)
+	m, ok := g.Meta("r")
+	require.True(t, ok)
+	require.Equal(t, 1, m.UsageCount)
+}
+
+func TestPairGoesOrStaysByThePolicyOfEitherHalf(t *testing.T) { // spec REF-4, REF-7, REF-8
+	for _, tc := range []struct{ mut, imm, stays bool }{{false, false, false}, {true, false, true}, {false, true, true}, {true, true, true}} {
+		t.Run(fmt.Sprintf("mutable %v immutable %v", tc.mut, tc.imm), func(t *testing.T) {
+			g := New()
+			r := active(t, g, "m", tc.mut)
+			require.NoError(t, g.Seal(r, &Meta{ID: "i", Retain: tc.imm}, true))
+			_, v := g.Writer("m")
+			require.Equal(t, Locked, v, "spec REF-16")
+			o := g.DropRef(r, true, 9)
+			require.Equal(t, !tc.stays, o.Remove)
+			if !tc.stays {
+				require.False(t, g.Has("m") || g.Has("i"))
+				require.Zero(t, o.NumUses)
+				return
+			}
+			require.Equal(t, 2, o.NumUses, "both names were used, once each")
+			require.ElementsMatch(t, []Use{{"i", 9, 1}, {"m", 9, 1}}, o.Uses[:])
+			_, v = g.Writer("m")
+			require.Equal(t, NeedReopen, v)
+			require.False(t, g.Has("i"), "less available before the disk knows")
+			g.AbortReopen(r)
+			require.True(t, g.Has("i"))
+		})
+	}
+}
+
+func TestSealedRecordWithAChildComingIsNotRemoved(t *testing.T) { // spec MGR-6, REF-8
+	g := New()
+	r := active(t, g, "m", false)
+	require.NoError(t, g.Seal(r, &Meta{ID: "i"}, true))
+	require.True(t, g.Link(r))
+	require.False(t, g.DropRef(r, true, 1).Remove)
+	require.True(t, g.Unlink(r).Remove, "the child did not come, so the pair goes now")
+}
+
+func TestParentsAreLetGoOncePerLink(t *testing.T) { // quirk Q28, spec REF-9
+	g := New()
+	p := ready(t, g, "p")
+	for range 2 {
+		require.True(t, g.Link(p))
+	}
+	r, ok := g.Insert(Spec{Kind: Merge, Parents: []*Record{p, p}, State: Ready, Imm: &Meta{ID: "merge"}, Ref: true})
+	require.True(t, ok)
+	g.DropRef(p, true, 1)
+	g.DropRef(r, false, 1)
+	require.EqualValues(t, 2, p.links)
+	view := g.View()
+	require.Len(t, view, 2)
+	require.False(t, g.Condemn(p, p.gen), "it has children")
+	require.False(t, g.Condemn(r, r.gen+1), "touched since it was seen")
+	require.True(t, g.Condemn(r, r.gen))
+	_, err := g.Drop(r)
+	require.NoError(t, err)
+	require.Zero(t, p.links)
+	_, err = g.Drop(r)
+	require.Error(t, err, "a second drop must not let the parents go again")
+	require.Zero(t, p.links)
+}
+
+func TestRestoreMakesVisibleAgain(t *testing.T) { // quirk Q71
+	g := New()
+	r := ready(t, g, "r")
+	g.DropRef(r, true, 1)
+	require.True(t, g.Condemn(r, r.gen))
+	require.False(t, g.Has("r"))
+	_, v := g.Ref("r", true)
+	require.Equal(t, NotFound, v)
+	require.NoError(t, g.Restore(r))
+	_, v = g.Ref("r", true)
+	require.Equal(t, OK, v)
+}
+
+func TestLayers(t *testing.T) { // spec WALK-1, WALK-2, REC-1
+	base := &Record{kind: BaseLayer}
+	top := &Record{kind: Layer, parents: []*Record{base}}
+	other := &Record{kind: BaseLayer}
+	upperOnly := &Record{kind: Diff, parents: []*Record{base, top}}
+	fromScratch := &Record{kind: Diff, parents: []*Record{nil, base}}
+	deletes := &Record{kind: Diff, parents: []*Record{base, nil}}
+	unrelated := &Record{kind: Diff, parents: []*Record{other, top}}
+	merge := &Record{kind: Merge, parents: []*Record{top, upperOnly, unrelated, top}}
+	onMerge := &Record{kind: Layer, parents: []*Record{merge}}
+
+	require.Equal(t, []*Record{base}, Layers(base))
+	require.Equal(t, []*Record{base, top}, Layers(top))
+	require.Equal(t, []*Record{top}, Layers(upperOnly))
+	require.Equal(t, []*Record{base}, Layers(fromScratch))
+	require.Equal(t, []*Record{deletes}, Layers(deletes))
+	require.Equal(t, []*Record{unrelated}, Layers(unrelated))
+	require.Equal(t, []*Record{base, top, top, unrelated, base, top, onMerge}, Layers(onMerge))
+}
+
+func TestLazyBlobsVisitEachAncestorOnce(t *testing.T) { // spec MGR-8
+	g := New()
+	lazy := func(id string, kind Kind, parents ...*Record) *Record {
+		for _, p := range parents {
+			require.True(t, g.Link(p))
+		}
+		r, ok := g.Insert(Spec{Kind: kind, Parents: parents, State: Lazy, Imm: &Meta{ID: id, Blob: &Blob{Digest: "d-" + id, Only: true}}, Ref: true})
+		require.True(t, ok)
+		return r
+	}
+	a := lazy("a", BaseLayer)
+	b := lazy("b", Layer, a)
+	m := lazy("m", Merge, a, b, b)
+	require.Len(t, g.LazyBlobs(m), 3)
+
+	require.True(t, g.Patch("a", FieldBlob, &Meta{Blob: &Blob{Digest: "d-a"}}))
+	require.Len(t, g.LazyBlobs(m), 2)
+	require.Equal(t, 2, g.lazyBlobs)
+}
+
+func TestSizeOfAnOldGenerationIsNotKept(t *testing.T) { // quirk Q44, spec SIZE-4
+	g := New()
+	r := ready(t, g, "r")
+	gen := g.Status(r).SizeGen
+	g.InvalidateSize(r)
+	_, ok := g.SetSize(r, gen, 7)
+	require.False(t, ok)
+	_, ok = g.SetSize(r, g.Status(r).SizeGen, 8)
+	require.True(t, ok)
+	require.EqualValues(t, 8, g.Status(r).Size)
+}
+
+// Random life cycles keep the counts, which a second account of who holds what confirms.
+func TestCountsUnderRandomLives(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g := New()
+		type held struct {
+			r        *Record
+			triggers bool
+		}
+		var refs []held
+		writers := map[*Record]bool{}
+		n := 0
+		drop := func(o Outcome, r *Record) {
+			if o.Remove {
+				require.False(t, g.Has(r.shownLocked().ID))
+				_, err := g.Drop(r)
+				require.NoError(t, err)
+			}
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"new": func(t *rapid.T) {
+				n++
+				var parents []*Record
+				if len(refs) > 0 && rapid.Bool().Draw(t, "child") {
+					p := rapid.SampledFrom(refs).Draw(t, "parent").r
+					if p.state == Sealed {
+						require.NoError(t, g.Finalize(p))
+					}
+					parents = []*Record{p}
+				}
+				writers[active(t, g, fmt.Sprintf("m%d", n), rapid.Bool().Draw(t, "retain"), parents...)] = true
+			},
+			"commit": func(t *rapid.T) {
+				for r := range writers {
+					n++
+					require.NoError(t, g.Seal(r, &Meta{ID: fmt.Sprintf("i%d", n), Size: -1}, true))
+					delete(writers, r)
+					refs = append(refs, held{r, true})
+					return
+				}
+				t.Skip("no writer")
+			},
+			"abandon": func(t *rapid.T) {
+				for r := range writers {
+					delete(writers, r)
+					drop(g.DropWriter(r, 1), r)
+					return
+				}
+				t.Skip("no writer")
+			},
+			"clone": func(t *rapid.T) {
+				if len(refs) == 0 {
+					t.Skip("no ref")
+				}
+				h := rapid.SampledFrom(refs).Draw(t, "ref")
+				require.True(t, g.Clone(h.r, false))
+				refs = append(refs, held{h.r, false})
+			},
+			"release": func(t *rapid.T) {
+				if len(refs) == 0 {
+					t.Skip("no ref")
+				}
+				i := rapid.IntRange(0, len(refs)-1).Draw(t, "i")
+				h := refs[i]
+				refs = append(refs[:i:i], refs[i+1:]...)
+				drop(g.DropRef(h.r, h.triggers, 1), h.r)
+			},
+			"": func(t *rapid.T) {
+				require.Equal(t, len(refs)+len(writers), g.Counts().Refs)
+				count := map[*Record]int32{}
+				links := map[*Record]int32{}
+				for _, h := range refs {
+					count[h.r]++
+				}
+				for _, v := range g.View() {
+					require.Equal(t, count[v.Record], v.Record.refs)
+					for _, p := range v.Record.parents {
+						links[p]++
+					}
+				}
+				for _, v := range g.View() {
+					require.Equal(t, links[v.Record], v.Record.links)
+					require.Equal(t, v.Record.state == Ready || v.Record.mut.Retain || v.Held || v.Links > 0, true)
+				}
+			},
+		})
+	})
+}
