@@ -3,7 +3,6 @@
 package snapshot_test
 
 import (
-	"os"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/layercache/cache/snapshot"
 	"github.com/layercache/cache/snapshot/snapshottest"
+	"github.com/layercache/cache/testutil/need"
 )
 
 // openNative returns containerd's native snapshotter in a temporary directory. It needs no privileges.
@@ -27,18 +27,11 @@ func openNative(t *testing.T) snapshots.Snapshotter {
 // openOverlay returns containerd's overlayfs snapshotter in a temporary directory, or skips.
 func openOverlay(t *testing.T) snapshots.Snapshotter {
 	t.Helper()
-	needRoot(t, "to mount overlayfs")
+	need.Overlay(t)
 	sn, err := overlay.NewSnapshotter(t.TempDir())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, sn.Close()) })
 	return sn
-}
-
-func needRoot(t *testing.T, why string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root " + why)
-	}
 }
 
 // TestConformanceNative runs the suite on the native snapshotter, as any user (spec SNP-1, SNP-2).

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/layercache/cache/snapshot"
+	"github.com/layercache/cache/testutil/need"
 )
 
 func isMounted(t *testing.T, path string) bool {
@@ -49,7 +50,7 @@ func unprivileged(t *testing.T, do func()) {
 
 // TestReadOnlyBindIsEnforced: with the privilege there is a mount that nobody can write to (spec LM-1, LM-2).
 func TestReadOnlyBindIsEnforced(t *testing.T) {
-	needRoot(t, "to mount")
+	need.Mount(t)
 	dir := dirWith(t, "file")
 	c := &counting{mounts: bindOf(dir, "ro")}
 	lm := snapshot.LocalMounter(c)
@@ -77,7 +78,7 @@ func TestReadOnlyBindIsEnforced(t *testing.T) {
 
 // TestForceRemount: a writable bind gets a mount of its own (spec LM-3).
 func TestForceRemount(t *testing.T) {
-	needRoot(t, "to mount")
+	need.Mount(t)
 	dir := dirWith(t, "file")
 	lm := snapshot.LocalMounterWithMounts(bindOf(dir, "rw"), snapshot.ForceRemount())
 	path, err := lm.Mount()
@@ -92,7 +93,7 @@ func TestForceRemount(t *testing.T) {
 
 // TestFileBind: a file is mounted on a file, and both it and its directory go (spec LM-1, LM-2, quirk Q54).
 func TestFileBind(t *testing.T) {
-	needRoot(t, "to mount")
+	need.Mount(t)
 	file := filepath.Join(dirWith(t, "file"), "file")
 	for _, opts := range [][]snapshot.LocalMounterOpt{nil, {snapshot.ForceRemount()}} {
 		lm := snapshot.LocalMounterWithMounts(bindOf(file, "ro"), opts...)
@@ -110,7 +111,7 @@ func TestFileBind(t *testing.T) {
 
 // TestMountLists: stacked mounts and mounts inside mounts go away together (spec LM-1, LM-2).
 func TestMountLists(t *testing.T) {
-	needRoot(t, "to mount")
+	need.Mount(t)
 	below, above := dirWith(t, "below"), dirWith(t, "above")
 	require.NoError(t, os.Mkdir(filepath.Join(above, "sub"), 0o755))
 	c := &counting{mounts: []mount.Mount{
@@ -139,7 +140,7 @@ func TestBindWithTarget(t *testing.T) {
 // TestFailedMount: what was mounted is taken away without touching its content, and the mountable is released
 // (spec LM-2, quirk Q54).
 func TestFailedMount(t *testing.T) {
-	needRoot(t, "to mount")
+	need.Mount(t)
 	dir := dirWith(t, "precious")
 	for name, mounts := range map[string][]mount.Mount{
 		"half way":          {bindOf(dir, "rw")[0], {Type: "no-such-filesystem", Source: "none"}},
