@@ -47,7 +47,7 @@ func (m *manager) DiskUsage(ctx context.Context, info usage.DiskUsageInfo) ([]*u
 			u.Size = 0
 		} else if v.Size < 0 {
 			u.Size = 0
-			unknown = append(unknown, measurement{v.Record, u})
+			unknown = append(unknown, measurement{v.Record, &u.Size})
 		}
 	}
 	return out, m.measure(ctx, unknown)
@@ -187,10 +187,10 @@ func filterable(u *usage.Info) filters.Adaptor {
 	})
 }
 
-// measurement is a record whose size is to be found out for a report.
+// measurement is a record whose size is to be found out, and where to put it.
 type measurement struct {
-	rec *graph.Record
-	u   *usage.Info
+	rec  *graph.Record
+	size *int64
 }
 
 // measureLimit bounds how many sizes are measured at a time: walking trees is disk work, of which
@@ -208,13 +208,12 @@ func (m *manager) measure(ctx context.Context, unknown []measurement) error {
 	for _, u := range unknown {
 		g.Go(func() error {
 			size, err := m.size(ctx, u.rec)
-			mu.Lock()
-			defer mu.Unlock()
+			*u.size = size
 			if err != nil {
-				errs = append(errs, errors.Wrapf(err, "measuring record %q", u.u.ID))
-				return nil
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, errors.Wrapf(err, "measuring record %q", nameOf(m.g.Status(u.rec))))
 			}
-			u.u.Size = size
 			return nil
 		})
 	}
@@ -230,10 +229,10 @@ func (m *manager) size(ctx context.Context, rec *graph.Record) (int64, error) {
 	return m.sizes.Do(ctx, rec, func(ctx context.Context) (int64, error) {
 		st := m.g.Status(rec)
 		size, known, err := m.measureRecord(ctx, st)
-		if now := m.g.Status(rec).State; now == graph.Condemned || now == graph.Gone {
-			return 0, nil // it went meanwhile (spec SIZE-2)
-		}
 		if err != nil {
+			if m.g.Status(rec).State == graph.Gone {
+				err = nil // it went meanwhile (spec SIZE-2)
+			}
 			return 0, err
 		}
 		if !known {

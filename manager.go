@@ -44,12 +44,17 @@ type Accessor interface {
 	IdentityMapping() *user.IdentityMapping
 }
 
-// Controller reports what the cache occupies.
+// Controller reports what the cache occupies, and gives it back.
 type Controller interface {
 	// DiskUsage describes every record that the filters and the age limit let through, in no
 	// order. If a size cannot be measured the error comes with the list, in which it is 0.
 	// It changes nothing but the sizes it remembers.
 	DiskUsage(ctx context.Context, info usage.DiskUsageInfo) ([]*usage.Info, error)
+	// Prune deletes idle records as the policies allow, one policy after the other, and then has
+	// the backend collect what that set free. Each deleted record is sent to ch, unless that is nil;
+	// ch is not closed. A consumer may call the manager. Prune returns when ctx ends; what was
+	// deleted stays deleted. With an invalid policy nothing is deleted at all.
+	Prune(ctx context.Context, ch chan usage.Info, policies ...usage.PruneInfo) error
 }
 
 // Manager is a layer cache. Its methods may be called from any goroutine; see the package
@@ -89,10 +94,13 @@ type manager struct {
 	g         *graph.Graph
 	slots     flight.Slots[*graph.Record]
 	metaSlots flight.Slots[string]
+	pruneSlot flight.Slots[struct{}]
 	sizes     flight.Group[*graph.Record, int64]
 	mounts    mountTable
-	holders   *holderTable
-	life      lifecycle
+	// unfinished are deletions that a failing backend interrupted.
+	unfinished removals
+	holders    *holderTable
+	life       lifecycle
 }
 
 // NewManager loads the records of the metadata store, repairs what a crash left behind, and
@@ -227,6 +235,7 @@ func (m *manager) GetMutable(ctx context.Context, id string, opts ...RefOption) 
 		return nil, errors.Wrapf(err, "getting mutable record %q", id)
 	}
 	defer m.life.end()
+	start := m.eventStart()
 	rec, verdict := m.g.Writer(id)
 	switch verdict {
 	case graph.OK:
@@ -239,8 +248,10 @@ func (m *manager) GetMutable(ctx context.Context, id string, opts ...RefOption) 
 		err = verdictError(verdict)
 	}
 	if err != nil {
+		m.observe(Event{Kind: EventGet, ID: id, Reason: "miss", Err: err}, start)
 		return nil, errors.Wrapf(err, "getting mutable record %q", id)
 	}
+	m.observe(Event{Kind: EventGet, ID: id, Reason: "hit"}, start)
 	return m.newMutableRef(rec, id, o.handlers), nil
 }
 

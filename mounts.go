@@ -126,7 +126,7 @@ func (m *manager) mountImmutable(ctx context.Context, rec *graph.Record, readonl
 func (m *manager) view(ctx context.Context, st graph.Status) (mountable snapshot.Mountable, err error) {
 	key := st.ImmSnapshot + viewSuffix
 	l := lease{id: st.Imm + viewSuffix, record: st.Imm, temporary: true, resources: []leases.Resource{m.snapshotResource(key)}}
-	make := func(ctx context.Context) error {
+	snap := func(ctx context.Context) error {
 		var err error
 		mountable, err = m.opt.Snapshotter.View(ctx, key, st.ImmSnapshot, m.caps.WritableOpts()...)
 		if errdefs.IsAlreadyExists(err) {
@@ -139,10 +139,10 @@ func (m *manager) view(ctx context.Context, st graph.Status) (mountable snapshot
 		if created, err = m.createLease(ctx, l); err != nil || !m.snapshotsJoin() {
 			return err
 		}
-		return make(ctx)
+		return snap(ctx)
 	})
 	if err == nil && !m.snapshotsJoin() {
-		err = make(ctx)
+		err = snap(ctx)
 	}
 	if err != nil {
 		if created && !m.snapshotsJoin() { // spec MNT-4

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"sync"
 
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
@@ -65,7 +66,7 @@ func (m *manager) beginCleanUp(rec *graph.Record, o graph.Outcome) error {
 
 func (m *manager) cleanUp(ctx context.Context, rec *graph.Record, o graph.Outcome) error {
 	if o.Remove {
-		return m.remove(ctx, rec, "released")
+		return m.remove(ctx, "released", rec)
 	}
 	return m.dropMounts(ctx, rec)
 }
@@ -98,37 +99,84 @@ func (m *manager) unlink(ctx context.Context, rec *graph.Record) {
 	m.settle(ctx, rec, m.g.Unlink(rec))
 }
 
-// remove deletes a condemned record: rows marked, leases deleted, rows removed, parents let go
-// (spec REF-9). A step that fails after the mark is finished at the next start, so the parents are let
-// go all the same, and exactly once (quirk Q28). If not even the mark can be set, nothing has
-// happened, and the record is back. The caller is in the record's slot.
-func (m *manager) remove(ctx context.Context, rec *graph.Record, reason string) error {
+// remove deletes condemned records: rows marked, leases deleted, rows removed, parents let go
+// (spec REF-9, PRN-14). If not even the marks can be set, nothing has happened, and the records are
+// back. A later failure leaves the marks, by which finishRemovals or the next start goes on, and
+// the parents are let go all the same, and exactly once (quirk Q28).
+func (m *manager) remove(ctx context.Context, reason string, recs ...*graph.Record) error {
 	start := m.eventStart()
-	st := m.g.Status(rec)
-	if err := m.markDeleted(st.Mut, st.Imm); err != nil {
-		_ = invariant.NoError(m.g.Restore(rec))
+	doomed := make([]graph.Status, len(recs))
+	for i, rec := range recs {
+		doomed[i] = m.g.Status(rec)
+	}
+	if err := m.markDeleted(doomed); err != nil {
+		for _, rec := range recs {
+			_ = invariant.NoError(m.g.Restore(rec))
+		}
 		return err
 	}
-	m.mounts.forget(rec)
-	err := m.transact(ctx, func(ctx context.Context) error {
-		return m.deleteLeases(ctx, leasesOf(st)...)
+	err := m.deleteMarked(ctx, doomed)
+	if err != nil {
+		m.unfinished.add(doomed)
+	}
+	for i, rec := range recs {
+		m.mounts.forget(rec)
+		follow, gerr := m.g.Drop(rec)
+		if invariant.NoError(gerr) != nil && err == nil {
+			err = gerr
+		}
+		for _, f := range follow {
+			m.settle(ctx, f.Record, f.Outcome)
+		}
+		m.observe(Event{Kind: EventRemove, ID: nameOf(doomed[i]), Reason: reason, Err: err}, start)
+	}
+	return errors.Wrapf(err, "removing record %q", nameOf(doomed[0]))
+}
+
+// nameOf is the name by which a record is spoken of.
+func nameOf(st graph.Status) string {
+	if st.Mut != "" {
+		return st.Mut
+	}
+	return st.Imm
+}
+
+// markDeleted stores that the deletion of rows has begun, so that a crash cannot bring them back.
+func (m *manager) markDeleted(doomed []graph.Status) error {
+	err := m.store.Write(func(w *metadata.Writer) error {
+		for _, st := range doomed {
+			for _, id := range []string{st.Mut, st.Imm} {
+				if id == "" {
+					continue
+				}
+				row, err := w.Row(id)
+				if err != nil {
+					return err
+				}
+				if err := row.Set(keyDeleted, true, ""); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
 	})
-	if err == nil {
-		err = m.removeRows(st.Mut, st.Imm)
+	return errors.Wrap(err, "marking records as deleted")
+}
+
+// deleteMarked deletes the leases and then the rows of marked records.
+func (m *manager) deleteMarked(ctx context.Context, doomed []graph.Status) error {
+	var leaseIDs, rowIDs []string
+	for _, st := range doomed {
+		leaseIDs = append(leaseIDs, leasesOf(st)...)
+		rowIDs = append(rowIDs, st.Mut, st.Imm)
 	}
-	follow, gerr := m.g.Drop(rec)
-	if invariant.NoError(gerr) != nil && err == nil {
-		err = gerr
+	err := m.transact(ctx, func(ctx context.Context) error {
+		return m.deleteLeases(ctx, leaseIDs...)
+	})
+	if err != nil {
+		return err
 	}
-	for _, f := range follow {
-		m.settle(ctx, f.Record, f.Outcome)
-	}
-	id := st.Mut
-	if id == "" {
-		id = st.Imm
-	}
-	m.observe(Event{Kind: EventRemove, ID: id, Reason: reason, Err: err}, start)
-	return errors.Wrapf(err, "removing record %q", id)
+	return m.removeRows(rowIDs...)
 }
 
 // leasesOf lists the leases a record may have.
@@ -146,22 +194,35 @@ func leasesOf(st graph.Status) []string {
 	return ids
 }
 
-// markDeleted stores that the deletion of rows has begun, so that a crash cannot bring them back.
-func (m *manager) markDeleted(ids ...string) error {
-	err := m.store.Write(func(w *metadata.Writer) error {
-		for _, id := range ids {
-			if id == "" {
-				continue
-			}
-			row, err := w.Row(id)
-			if err != nil {
-				return err
-			}
-			if err := row.Set(keyDeleted, true, ""); err != nil {
-				return err
-			}
-		}
+// removals lists marked records whose deletion a failing backend interrupted.
+type removals struct {
+	mu   sync.Mutex
+	list []graph.Status
+}
+
+func (r *removals) add(doomed []graph.Status) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = append(r.list, doomed...)
+}
+
+func (r *removals) take() []graph.Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := r.list
+	r.list = nil
+	return list
+}
+
+// finishRemovals goes on with deletions that were interrupted.
+func (m *manager) finishRemovals(ctx context.Context) error {
+	left := m.unfinished.take()
+	if len(left) == 0 {
 		return nil
-	})
-	return errors.Wrap(err, "marking a record as deleted")
+	}
+	if err := m.deleteMarked(ctx, left); err != nil {
+		m.unfinished.add(left)
+		return errors.Wrap(err, "finishing interrupted removals")
+	}
+	return nil
 }
