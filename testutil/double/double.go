@@ -39,12 +39,19 @@ func WithDir(dir string) Option { return func(b *Backend) { b.dir = dir } }
 // WithClock sets the clock that leases expire by; the default is time.Now.
 func WithClock(now func() time.Time) Option { return func(b *Backend) { b.now = now } }
 
+// WithJoin has every writing snapshotter call made in a transaction, the one of its context or one of its
+// own, so that the transaction always comes before the snapshotter's lock and calls inside and outside
+// of Update can be mixed. Without it snapshotter calls inside of Update must not run together with
+// garbage collection and calls outside: they deadlock, as with containerd.
+func WithJoin() Option { return func(b *Backend) { b.join = true } }
+
 // Backend is the backend. All methods, and those of its parts, may be called from any number
 // of goroutines.
 type Backend struct {
 	name string
 	dir  string
 	now  func() time.Time
+	join bool
 
 	// writer is held by the one open transaction and by garbage collection.
 	writer sync.Mutex

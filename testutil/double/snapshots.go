@@ -54,28 +54,52 @@ func (s *snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpath
 	if info.Name == "" {
 		return snapshots.Info{}, errors.Wrap(errdefs.ErrInvalidArgument, "empty snapshot key")
 	}
-	s.snapLock.RLock()
-	defer s.snapLock.RUnlock()
 	var updated snapshots.Info
-	err := s.b().update(ctx, func(tx *tx) (err error) {
-		e, ok := tx.snaps.get(info.Name)
-		if !ok {
-			return notFound("snapshot", info.Name)
-		}
-		if e.labels, err = setLabels(e.labels, info.Labels, fieldpaths); err != nil {
-			return err
-		}
-		e.updated = tx.b.now().UTC()
-		if updated, err = s.info(info.Name, e); err != nil {
-			return err
-		}
-		tx.snaps.put(info.Name, e)
-		return nil
+	err := s.write(ctx, func(ctx context.Context) error {
+		return s.b().update(ctx, func(tx *tx) (err error) {
+			e, ok := tx.snaps.get(info.Name)
+			if !ok {
+				return notFound("snapshot", info.Name)
+			}
+			if e.labels, err = setLabels(e.labels, info.Labels, fieldpaths); err != nil {
+				return err
+			}
+			e.updated = tx.b.now().UTC()
+			if updated, err = s.info(info.Name, e); err != nil {
+				return err
+			}
+			tx.snaps.put(info.Name, e)
+			return nil
+		})
 	})
 	if err != nil {
 		return snapshots.Info{}, err
 	}
 	return updated, nil
+}
+
+// write runs a writing call under the lock that keeps what it makes from being garbage, and in a
+// transaction if that is how this backend orders the two.
+func (s *snapshotter) write(ctx context.Context, call func(ctx context.Context) error) error {
+	locked := func(ctx context.Context) error {
+		s.snapLock.RLock()
+		defer s.snapLock.RUnlock()
+		return call(ctx)
+	}
+	if !s.join {
+		return locked(ctx)
+	}
+	var err error
+	txErr := s.b().Update(ctx, func(ctx context.Context) error {
+		if err = locked(ctx); errdefs.IsAlreadyExists(err) {
+			return nil // what exists was added to the context's lease, which has to stay
+		}
+		return err
+	})
+	if err == nil {
+		err = txErr
+	}
+	return err
 }
 
 func (s *snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
@@ -116,7 +140,7 @@ func applyOpts(opts []snapshots.Opt) (snapshots.Info, error) {
 
 // create makes a snapshot in three steps as containerd does: look at the entries, make the
 // snapshot, add its entry. The lock keeps the new snapshot from being garbage in between.
-func (s *snapshotter) create(ctx context.Context, kind snapshots.Kind, key, parent string, opts []snapshots.Opt) ([]mount.Mount, error) {
+func (s *snapshotter) create(ctx context.Context, kind snapshots.Kind, key, parent string, opts []snapshots.Opt) (mounts []mount.Mount, err error) {
 	if key == "" {
 		return nil, errors.Wrap(errdefs.ErrInvalidArgument, "empty snapshot key")
 	}
@@ -124,11 +148,19 @@ func (s *snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 	if err != nil {
 		return nil, err
 	}
-	s.snapLock.RLock()
-	defer s.snapLock.RUnlock()
+	err = s.write(ctx, func(ctx context.Context) (err error) {
+		mounts, err = s.createLocked(ctx, kind, key, parent, base)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return mounts, nil
+}
 
+func (s *snapshotter) createLocked(ctx context.Context, kind snapshots.Kind, key, parent string, base snapshots.Info) ([]mount.Mount, error) {
 	taken, backendParent := "", ""
-	err = s.b().update(ctx, func(tx *tx) error {
+	err := s.b().update(ctx, func(tx *tx) error {
 		for _, name := range []string{base.Labels[snapshots.LabelSnapshotRef], key} {
 			if _, ok := tx.snaps.get(name); ok && name != "" {
 				// The lease is extended even though the call fails: the snapshot is what the caller wanted.
@@ -194,23 +226,22 @@ func (s *snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 	if err != nil {
 		return err
 	}
-	s.snapLock.RLock()
-	defer s.snapLock.RUnlock()
-
-	taken := false
-	err = s.b().update(ctx, func(tx *tx) error {
-		if _, err := tx.holdFor(ctx, typeSnapshots+s.name, name); err != nil {
-			return err
+	return s.write(ctx, func(ctx context.Context) error {
+		taken := false
+		err := s.b().update(ctx, func(tx *tx) error {
+			if _, err := tx.holdFor(ctx, typeSnapshots+s.name, name); err != nil {
+				return err
+			}
+			if _, taken = tx.snaps.get(name); taken {
+				return nil // the lease is extended all the same
+			}
+			return s.commit(ctx, tx, name, key, base)
+		})
+		if err == nil && taken {
+			return alreadyExists("snapshot", name)
 		}
-		if _, taken = tx.snaps.get(name); taken {
-			return nil // the lease is extended all the same
-		}
-		return s.commit(ctx, tx, name, key, base)
+		return err
 	})
-	if err == nil && taken {
-		return alreadyExists("snapshot", name)
-	}
-	return err
 }
 
 func (s *snapshotter) commit(ctx context.Context, tx *tx, name, key string, base snapshots.Info) error {
@@ -243,21 +274,23 @@ func (s *snapshotter) commit(ctx context.Context, tx *tx, name, key string, base
 
 // Remove removes the entry; the snapshot itself goes at the next garbage collection.
 func (s *snapshotter) Remove(ctx context.Context, key string) error {
-	s.snapLock.RLock()
-	defer s.snapLock.RUnlock()
-	return s.b().update(ctx, func(tx *tx) error {
-		if _, ok := tx.snaps.get(key); !ok {
-			return notFound("snapshot", key)
-		}
-		for _, other := range tx.snaps.keys() {
-			if e, _ := tx.snaps.get(other); e.parent == key {
-				return errors.Wrapf(errdefs.ErrFailedPrecondition, "snapshot %q has the child %q", key, other)
-			}
-		}
-		tx.snaps.del(key)
-		tx.unholdFor(ctx, typeSnapshots+s.name, key)
-		return nil
+	return s.write(ctx, func(ctx context.Context) error {
+		return s.b().update(ctx, func(tx *tx) error { return s.remove(ctx, tx, key) })
 	})
+}
+
+func (s *snapshotter) remove(ctx context.Context, tx *tx, key string) error {
+	if _, ok := tx.snaps.get(key); !ok {
+		return notFound("snapshot", key)
+	}
+	for _, other := range tx.snaps.keys() {
+		if e, _ := tx.snaps.get(other); e.parent == key {
+			return errors.Wrapf(errdefs.ErrFailedPrecondition, "snapshot %q has the child %q", key, other)
+		}
+	}
+	tx.snaps.del(key)
+	tx.unholdFor(ctx, typeSnapshots+s.name, key)
+	return nil
 }
 
 func (s *snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fs ...string) error {
