@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/metadata"
 	"github.com/layercache/cache/usage"
 )
 
@@ -239,7 +240,7 @@ func (m *manager) size(ctx context.Context, rec *graph.Record) (int64, error) {
 			return size, nil
 		}
 		if id, ok := m.g.SetSize(rec, st.SizeGen, size); ok {
-			err = m.store.Later(id, map[string]any{keySize: size})
+			err = m.store.LaterInts(id, metadata.Int{Key: keySize, Value: size})
 		}
 		return size, err
 	})

@@ -47,7 +47,7 @@ func (m *manager) carryOutInSlot(ctx context.Context, rec *graph.Record, o graph
 // such a use is lost, as in a crash.
 func (m *manager) noteUses(o graph.Outcome) error {
 	for _, u := range o.Uses[:o.NumUses] {
-		if err := m.store.Later(u.ID, useValues(u)); err != nil && !errors.Is(err, metadata.ErrClosed) {
+		if err := m.store.LaterInts(u.ID, metadata.Int{Key: keyLastUsedAt, Value: u.LastUsedAt}, metadata.Int{Key: keyUsageCount, Value: int64(u.Count)}); err != nil && !errors.Is(err, metadata.ErrClosed) {
 			return errors.Wrapf(err, "noting a use of record %q", u.ID)
 		}
 	}

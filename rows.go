@@ -261,11 +261,6 @@ func writeSealedRow(w *metadata.RowWriter, imm *graph.Meta, mutID string, parent
 	return setAll(w, append(values, parentValues(kind, parents)...))
 }
 
-// useValues are the values of a counted use.
-func useValues(u graph.Use) map[string]any {
-	return map[string]any{keyLastUsedAt: u.LastUsedAt, keyUsageCount: u.Count}
-}
-
 func policyOf(retain bool) int {
 	if retain {
 		return policyRetain

@@ -65,7 +65,7 @@ func (t *txn) fold(id string, b *bolt.Bucket) error {
 		return nil
 	}
 	for _, v := range values {
-		if err := setValue(t.tx, b, id, v.key, v.dt, ""); err != nil {
+		if err := setValue(t.tx, b, id, v.key, v.envelope(), ""); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,41 @@
+package metadata_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/layercache/cache/metadata"
+)
+
+// Integers written behind are seen at once, stored as Later stores them, and cheap to replace
+// (spec REF-3: every Release of a counted ref passes here).
+func TestLaterInts(t *testing.T) {
+	s, err := metadata.NewStore(filepath.Join(t.TempDir(), "metadata_v2.db"))
+	require.NoError(t, err)
+	defer s.Close()
+	require.NoError(t, s.Write(func(w *metadata.Writer) error {
+		_, err := w.Create("r")
+		return err
+	}))
+	require.NoError(t, s.LaterInts("r", metadata.Int{Key: "n", Value: -7}, metadata.Int{Key: "zero"}))
+	it, ok := s.Get("r")
+	require.True(t, ok)
+	require.JSONEq(t, `-7`, string(it.Get("n").Value))
+	require.JSONEq(t, `0`, string(it.Get("zero").Value))
+
+	allocs := testing.AllocsPerRun(100, func() {
+		if err := s.LaterInts("r", metadata.Int{Key: "n", Value: 1}, metadata.Int{Key: "zero", Value: 2}); err != nil {
+			t.Error(err)
+		}
+	})
+	require.Zero(t, allocs)
+
+	require.NoError(t, s.Flush())
+	require.JSONEq(t, `1`, string(it.Get("n").Value))
+	require.ErrorContains(t, s.LaterInts("", metadata.Int{Key: "n"}), "invalid")
+	require.ErrorContains(t, s.LaterInts("r", metadata.Int{}), "invalid")
+	require.NoError(t, s.Close())
+	require.ErrorIs(t, s.LaterInts("r", metadata.Int{Key: "n"}), metadata.ErrClosed)
+}
