@@ -175,6 +175,7 @@ type Faults struct {
 	calls      map[string]int
 	injections []*Injection
 	hooks      []func(Point)
+	paused     int
 }
 
 // New returns a Faults at which nothing happens yet.
@@ -270,12 +271,29 @@ func Quiet(ctx context.Context) context.Context {
 	return context.WithValue(ctx, quietKey{}, true)
 }
 
+// Quietly runs fn. Until it returns no call of any goroutine passes a point: for what a test does
+// itself with parts whose calls carry no context.
+func (f *Faults) Quietly(fn func()) {
+	add := func(n int) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.paused += n
+	}
+	add(1)
+	defer add(-1)
+	fn()
+}
+
 // hit passes a point. Actions and hooks run without the mutex, so that they may use f and block.
 func (f *Faults) hit(ctx context.Context, op, key string, when When) error {
 	if quiet, _ := ctx.Value(quietKey{}).(bool); quiet {
 		return nil
 	}
 	f.mu.Lock()
+	if f.paused > 0 {
+		f.mu.Unlock()
+		return nil
+	}
 	p := Point{N: len(f.trace) + 1, Op: op, Key: key, When: when}
 	f.trace = append(f.trace, p)
 	if when == Before {

@@ -50,6 +50,8 @@ func TestNumbers(t *testing.T) {
 
 	require.NoError(t, create(fault.Quiet(context.Background()), lm, "c"))
 	require.Equal(t, 4, f.Len(), "quiet calls pass no points")
+	f.Quietly(func() { require.NoError(t, create(context.Background(), lm, "quiet")) })
+	require.Equal(t, 4, f.Len())
 
 	f.Reset()
 	require.Zero(t, f.Len())
