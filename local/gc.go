@@ -27,7 +27,7 @@ func (p *Parts) GarbageCollect(ctx context.Context) (gc.Stats, error) {
 	done := make(chan result, 1)
 	go func() {
 		defer p.running.end()
-		stats, err := p.db.GarbageCollect(context.WithoutCancel(ctx))
+		stats, err := p.collect(context.WithoutCancel(ctx))
 		done <- result{stats, errors.Wrap(err, "garbage collection")}
 	}()
 	select {
@@ -36,4 +36,19 @@ func (p *Parts) GarbageCollect(ctx context.Context) (gc.Stats, error) {
 	case <-ctx.Done():
 		return nil, errors.Wrap(ctx.Err(), "garbage collection goes on in the background")
 	}
+}
+
+func (p *Parts) collect(ctx context.Context) (gc.Stats, error) {
+	stats, err := p.db.GarbageCollect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if p.guard == nil || !p.guard.untidy.Swap(false) {
+		return stats, nil
+	}
+	if err := p.guard.tidy(ctx); err != nil {
+		p.guard.untidy.Store(true)
+		return stats, err
+	}
+	return stats, nil
 }

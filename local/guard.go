@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/core/metadata/boltutil"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -32,6 +33,9 @@ type guard struct {
 		sync.Mutex
 		pending map[string]struct{} // made by the transaction that has not ended yet
 	}
+	// untidy is set while the snapshotter may hold what nobody refers to: at first, for the sake
+	// of a process that died, and when a transaction failed.
+	untidy atomic.Bool
 }
 
 // reverser is a snapshotter that can take a Commit back.
@@ -46,6 +50,7 @@ const labelFrom = "github.com/layercache/cache.committed-from"
 func newGuard(name string, s snapshots.Snapshotter, raw *bolt.DB) *guard {
 	g := &guard{Snapshotter: s, name: name, raw: raw}
 	g.mu.pending = map[string]struct{}{}
+	g.untidy.Store(true)
 	return g
 }
 
@@ -59,7 +64,10 @@ func (g *guard) making(ctx context.Context, name string, undo func(context.Conte
 	g.mu.Lock()
 	g.mu.pending[name] = struct{}{}
 	g.mu.Unlock()
-	l.undo = append(l.undo, undo)
+	l.undo = append(l.undo, func(ctx context.Context) error {
+		g.untidy.Store(true)
+		return undo(ctx)
+	})
 	l.end = append(l.end, func() {
 		g.mu.Lock()
 		delete(g.mu.pending, name)
@@ -143,24 +151,78 @@ func (g *guard) Usage(ctx context.Context, key string) (usage snapshots.Usage, e
 // Remove is called by containerd inside of a transaction to clear up after a call that failed,
 // and by its garbage collection, which is refused what is in use after all.
 func (g *guard) Remove(ctx context.Context, name string) error {
-	if undoOf(ctx) == nil {
-		// In this order: once a name is not pending any more, its transaction is visible.
-		g.mu.Lock()
-		_, inUse := g.mu.pending[name]
-		g.mu.Unlock()
-		if !inUse {
-			if err := g.raw.View(func(tx *bolt.Tx) error {
-				inUse = g.referenced(tx, name)
-				return nil
-			}); err != nil {
-				return errors.WithStack(err)
-			}
-		}
-		if inUse {
-			return errors.Wrapf(errdefs.ErrFailedPrecondition, "snapshot %q is in use", name)
-		}
+	if undoOf(ctx) != nil {
+		return g.Snapshotter.Remove(ctx, name)
+	}
+	inUse, err := g.inUse(ctx, name)
+	if err != nil {
+		return err
+	}
+	if inUse {
+		return errors.Wrapf(errdefs.ErrFailedPrecondition, "snapshot %q is in use", name)
 	}
 	return g.Snapshotter.Remove(ctx, name)
+}
+
+// inUse tells whether name belongs to a transaction that is under way, is known to the metadata,
+// or is what heal would restore something from. containerd does not make it anew meanwhile if
+// the caller holds its lock or has the turn to write.
+func (g *guard) inUse(ctx context.Context, name string) (inUse bool, err error) {
+	g.mu.Lock()
+	_, inUse = g.mu.pending[name]
+	g.mu.Unlock()
+	if inUse {
+		return true, nil
+	}
+	info, err := g.Snapshotter.Stat(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	// Only now, since a transaction is visible once its names are not pending any more.
+	err = g.raw.View(func(tx *bolt.Tx) error {
+		inUse = g.referenced(tx, name) || g.referenced(tx, info.Labels[labelFrom])
+		return nil
+	})
+	return inUse, errors.WithStack(err)
+}
+
+// tidy removes what nobody refers to, which containerd's own collection does only when it has
+// removed something else.
+func (g *guard) tidy(ctx context.Context) error {
+	for again := true; again; { // a parent goes after its children
+		again = false
+		var names []string
+		if err := g.Snapshotter.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+			names = append(names, info.Name)
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, name := range names {
+			removed, err := g.removeUnused(ctx, name)
+			if err != nil {
+				return errors.Wrapf(err, "remove unused snapshot %q", name)
+			}
+			again = again || removed
+		}
+	}
+	if err := g.Cleanup(ctx); err != nil && !errdefs.IsNotImplemented(err) {
+		return errors.Wrap(err, "remove data of unused snapshots")
+	}
+	return nil
+}
+
+func (g *guard) removeUnused(ctx context.Context, name string) (bool, error) {
+	leave, err := g.tx.enter(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer leave()
+	err = g.Remove(ctx, name)
+	if errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) { // in use, has children, gone
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Cleanup passes on the asynchronous removal that containerd looks for at the snapshotter.

@@ -52,6 +52,7 @@ type Parts struct {
 	db      *ctdmetadata.DB
 	raw     *bolt.DB
 	tx      *transactor
+	guard   *guard // nil unless snapshotter writes join transactions
 	running running
 	// closers are run in reverse by Close.
 	closers []func() error
@@ -144,10 +145,9 @@ func (p *Parts) openBackend(ctx context.Context, sn backend) error {
 		return invalid("option NewSnapshotter made none")
 	}
 	p.closers = append(p.closers, trees.Close)
-	var guarded *guard
 	if sn.quick {
-		guarded = newGuard(sn.name, trees, raw)
-		trees = guarded
+		p.guard = newGuard(sn.name, trees, raw)
+		trees = p.guard
 	}
 
 	p.db = ctdmetadata.NewDB(raw, blobs, map[string]snapshots.Snapshotter{sn.name: trees})
@@ -155,10 +155,10 @@ func (p *Parts) openBackend(ctx context.Context, sn backend) error {
 		return errors.Wrapf(err, "prepare %s", backendDB)
 	}
 	tx := newTransactor(p.db, raw)
-	if guarded != nil {
-		guarded.tx = tx
-	}
 	p.tx = tx
+	if p.guard != nil {
+		p.guard.tx = tx
+	}
 	p.Transactions = &cache.Transactions{Update: tx.update, Snapshots: sn.quick}
 	ordered := &orderedSnapshotter{Snapshotter: p.db.Snapshotter(sn.name), tx: tx, join: sn.quick}
 	p.Snapshotter = ctdsnapshot.NewSnapshotter(sn.name, ordered, namespace, p.opts.IdentityMapping)
