@@ -112,6 +112,7 @@ func TestReadOnlyMounts(t *testing.T) {
 		{"writable overlay", "overlay", []string{"index=off", "workdir=/w", "upperdir=/u", "lowerdir=/a:/b"}, []string{"index=off", "lowerdir=/u:/a:/b"}},
 		{"lower first", "overlay", []string{"lowerdir=/a", "upperdir=/u", "workdir=/w", "userxattr"}, []string{"lowerdir=/u:/a", "userxattr"}},
 		{"overlay without upper", "overlay", []string{"index=off", "lowerdir=/a:/b"}, []string{"index=off", "lowerdir=/a:/b"}},
+		{"no upper, options in one element", "overlay", []string{"lowerdir=/a:/b,index=off"}, []string{"lowerdir=/a:/b,index=off"}},
 		{"options in one element", "overlay", []string{"lowerdir=/a,upperdir=/u,workdir=/w"}, []string{"lowerdir=/u:/a"}},
 		{"upper with a colon", "overlay", []string{"lowerdir=/a", `upperdir=/u:1\:2`, "workdir=/w"}, []string{`lowerdir=/u\:1\:2:/a`}},
 		{"upper alone", "overlay", []string{"upperdir=/u", "workdir=/w"}, []string{"lowerdir=/u"}},

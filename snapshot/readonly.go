@@ -56,7 +56,7 @@ func readOnlyOverlay(options []string) []string {
 		return strings.HasPrefix(o, workKey)
 	})
 	if upper == "" {
-		return kept
+		return slices.Clone(options) // nothing can be written as it is
 	}
 	upper = escapeColons(upper)
 	for i, o := range kept {

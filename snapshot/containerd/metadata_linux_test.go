@@ -33,7 +33,7 @@ func openDB(t *testing.T, name string, sn snapshots.Snapshotter) *metadata.DB {
 	dir := t.TempDir()
 	cs, err := local.NewStore(filepath.Join(dir, "content"))
 	require.NoError(t, err)
-	db, err := bolt.Open(filepath.Join(dir, "meta.db"), 0o600, nil)
+	db, err := bolt.Open(filepath.Join(dir, "meta.db"), 0o600, &bolt.Options{NoSync: true}) // no test survives a power cut
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, db.Close())

@@ -3,6 +3,7 @@ package snapshottest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -172,10 +173,11 @@ func checkMountCopies(t *testing.T, h *harness) {
 	view, err := h.sn.View(h.ctx, "v", "base")
 	require.NoError(t, err)
 	for _, m := range []snapshot.Mountable{active, view} {
-		want, release, err := m.Mount()
+		first, release, err := m.Mount()
 		require.NoError(t, err)
 		require.NoError(t, release())
-		require.NotEmpty(t, want)
+		require.NotEmpty(t, first)
+		want := fmt.Sprintf("%+v", first) // as text, since the list itself may be the one that is spoilt
 		spoilt, release, err := m.Mount()
 		require.NoError(t, err)
 		require.NoError(t, release())
@@ -188,7 +190,7 @@ func checkMountCopies(t *testing.T, h *harness) {
 		got, release, err := m.Mount()
 		require.NoError(t, err)
 		require.NoError(t, release())
-		require.Equal(t, want, got, "a change to a list of mounts reached its source")
+		require.Equal(t, want, fmt.Sprintf("%+v", got), "a change to a list of mounts reached its source")
 		require.Equal(t, h.sn.IdentityMapping(), m.IdentityMapping())
 	}
 }
