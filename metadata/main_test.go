@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
@@ -11,6 +12,12 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// For conditions that another goroutine brings about.
+const (
+	testTimeout = 30 * time.Second
+	testPoll    = time.Millisecond
+)
 
 // countingDB counts the write transactions that commit and can hold the next ones up or make
 // them fail.

@@ -40,7 +40,11 @@ func (s *Store) Scan(fn func(id []byte, row RowView) error) error {
 			return nil
 		}
 		return main.ForEachBucket(func(id []byte) error {
-			return fn(id, RowView{main.Bucket(id)})
+			b := main.Bucket(id)
+			if b == nil {
+				return errors.Wrapf(ErrCorrupt, "record %s is listed but not found", quote(string(id)))
+			}
+			return fn(id, RowView{b})
 		})
 	})
 }

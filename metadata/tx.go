@@ -78,7 +78,7 @@ func (s *Store) damaged(reason any) error {
 
 // panicOfDamage tells, in a deferred function, whether the goroutine panics because bbolt met
 // something it cannot work with or because the file's mapping faulted. A panic of a caller's
-// own is left to go on with its stack.
+// own, a nil bucket among them, is left to go on with its stack.
 func panicOfDamage() bool {
 	pcs := make([]uintptr, 64)
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
@@ -90,6 +90,8 @@ func panicOfDamage() bool {
 			panicking = true
 		case f.Function == "runtime.panicmemAddr":
 			return true
+		case f.Function == "runtime.panicmem":
+			return false
 		case panicking && !strings.HasPrefix(f.Function, "runtime."):
 			return strings.HasPrefix(f.Function, "go.etcd.io/bbolt")
 		}

@@ -48,7 +48,8 @@ type verifier struct {
 
 // verify checks everything about a database file that bbolt takes for granted: that each page
 // is what its parent says, lies in the file and is used once, that everything in it lies
-// within it, and that keys are in order. It tells whether the file lacks a free list.
+// within it, that keys are in order, and that a page begins with the key it has in its parent,
+// by which bbolt finds it there when it changes. It tells whether the file lacks a free list.
 func verify(f io.ReaderAt, size int64) (lacksFreelist bool, err error) {
 	v := &verifier{f: f, size: size}
 	if v.meta, err = readMeta(f, size); err != nil {
@@ -188,7 +189,7 @@ func (v *verifier) load(id uint64, depth int) (*pageData, error) {
 	return p, v.use(id, overflow+1)
 }
 
-// tree verifies the pages below id, whose keys are at least low and below high, where given.
+// tree verifies the pages below id. Their keys begin with low and are below high, where given.
 func (v *verifier) tree(id uint64, low, high []byte, depth int) error {
 	p, err := v.load(id, depth)
 	if err != nil {
@@ -196,7 +197,7 @@ func (v *verifier) tree(id uint64, low, high []byte, depth int) error {
 	}
 	switch flags := order.Uint16(p.head[8:]); flags {
 	case leafPage:
-		_, err = v.leaf(p, low, high, depth)
+		err = v.leaf(p, low, high, depth)
 	case branchPage:
 		err = v.branch(p, low, high, depth)
 	default:
@@ -224,8 +225,8 @@ func (v *verifier) branch(p *pageData, low, high []byte, depth int) error {
 	if err != nil {
 		return err
 	}
-	if low != nil && bytes.Compare(key, low) < 0 {
-		return errors.Wrap(ErrCorrupt, "its keys are out of order")
+	if len(key) == 0 || low != nil && !bytes.Equal(key, low) {
+		return errors.Wrap(ErrCorrupt, "its first key is not the one in its parent")
 	}
 	for i := int64(0); i < count; i++ {
 		next, nextChild := high, uint64(0)
@@ -246,35 +247,41 @@ func (v *verifier) branch(p *pageData, low, high []byte, depth int) error {
 }
 
 // leaf verifies the elements of a leaf page and the buckets among them.
-func (v *verifier) leaf(p *pageData, low, high []byte, depth int) (last []byte, err error) {
+func (v *verifier) leaf(p *pageData, low, high []byte, depth int) error {
 	count := int64(order.Uint16(p.head[10:]))
+	if count == 0 && low != nil {
+		return errors.Wrap(ErrCorrupt, "it is empty")
+	}
+	last := low
 	for i := int64(0); i < count; i++ {
 		at := pageHeader + i*elemHeader
 		h, err := p.bytes(at, elemHeader)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		keyAt, keyLen, valueLen := at+int64(order.Uint32(h[4:])), int64(order.Uint32(h[8:])), int64(order.Uint32(h[12:]))
+		at += int64(order.Uint32(h[4:]))
+		keyLen, valueLen := int64(order.Uint32(h[8:])), int64(order.Uint32(h[12:]))
 		isBucket := order.Uint32(h)&bucketElem != 0
-		key, err := p.bytes(keyAt, keyLen)
+		key, err := p.bytes(at, keyLen)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if last != nil && bytes.Compare(last, key) >= 0 || i == 0 && low != nil && bytes.Compare(key, low) < 0 ||
-			high != nil && bytes.Compare(key, high) >= 0 {
-			return nil, errors.Wrap(ErrCorrupt, "its keys are out of order")
+		switch after := bytes.Compare(last, key); {
+		case keyLen == 0, i > 0 && after >= 0, i == 0 && low != nil && after != 0,
+			high != nil && bytes.Compare(key, high) >= 0:
+			return errors.Wrap(ErrCorrupt, "its keys are out of order")
 		}
 		last = key
-		if keyAt+keyLen+valueLen > p.len {
-			return nil, errors.Wrapf(ErrCorrupt, "value %d lies outside of it", i)
+		if at+keyLen+valueLen > p.len {
+			return errors.Wrapf(ErrCorrupt, "value %d lies outside of it", i)
 		}
 		if isBucket {
-			if err := v.bucket(p, keyAt+keyLen, valueLen, depth); err != nil {
-				return nil, err
+			if err := v.bucket(p, at+keyLen, valueLen, depth); err != nil {
+				return err
 			}
 		}
 	}
-	return last, nil
+	return nil
 }
 
 // bucket verifies a nested bucket: a tree of its own, or a leaf page within the value.
@@ -296,8 +303,7 @@ func (v *verifier) bucket(p *pageData, at, n int64, depth int) error {
 	if depth+1 >= maxTreeDepth || inline.len < pageHeader || order.Uint16(inline.head[8:]) != leafPage {
 		return errors.Wrap(ErrCorrupt, "a bucket has no valid page")
 	}
-	_, err = v.leaf(inline, nil, nil, depth+1)
-	return err
+	return v.leaf(inline, nil, nil, depth+1)
 }
 
 // freelist verifies the list of free pages, none of which may be in use.

@@ -1,6 +1,8 @@
 package metadata
 
 import (
+	"slices"
+
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 	bolt "go.etcd.io/bbolt"
@@ -120,6 +122,30 @@ func (r *RowWriter) SetRaw(key string, env Value) error {
 		return err
 	}
 	return r.put(key, dt, env.Index)
+}
+
+// AppendSet adds those of values to a stored array of strings that are not in it, in their
+// order, and writes nothing if all are. What is stored in another type counts as empty. An
+// index of the value is kept.
+func (r *RowWriter) AppendSet(key string, values ...string) error {
+	var set []string
+	var index string
+	if v := r.Get(key); v != nil {
+		index = v.Index
+		if v.Unmarshal(&set) != nil {
+			set = nil
+		}
+	}
+	had := len(set)
+	for _, value := range values {
+		if !slices.Contains(set, value) {
+			set = append(set, value)
+		}
+	}
+	if len(set) == had {
+		return r.open()
+	}
+	return r.Set(key, set, index)
 }
 
 // Clear takes the value away, and its index entry unless another value of the record names it.
