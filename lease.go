@@ -33,13 +33,16 @@ type undo []func(ctx context.Context) error
 
 func (u *undo) add(fn func(ctx context.Context) error) { *u = append(*u, fn) }
 
-// run takes everything back, whatever became of the caller's context (spec LEASE-4). What cannot
-// be taken back is logged: the caller gets the error that began it (spec LEASE-8).
+// run takes everything back, whatever became of the caller's context (spec LEASE-4). It stops at a
+// step that fails, since what came before it may be needed by what is left: too much kept is
+// repaired by the next start, too little is lost. The failure is logged: the caller gets the error
+// that began it (spec LEASE-8).
 func (u undo) run(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
 	for i := len(u) - 1; i >= 0; i-- {
 		if err := u[i](ctx); err != nil {
 			log.G(ctx).WithError(err).Warn("layer cache: rolling back")
+			return
 		}
 	}
 }
@@ -50,6 +53,13 @@ func (m *manager) transact(ctx context.Context, fn func(ctx context.Context) err
 		return tx.Update(ctx, fn)
 	}
 	return fn(ctx)
+}
+
+// undoLease deletes a lease whose use failed.
+func (m *manager) undoLease(id string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return m.transact(ctx, func(ctx context.Context) error { return m.deleteLeases(ctx, id) })
+	}
 }
 
 // snapshotsJoin tells whether the snapshotter's writes may be part of transact.
@@ -69,8 +79,7 @@ func (m *manager) snapshotResource(id string) leases.Resource {
 }
 
 // createLease makes a flat lease on resources, which need not exist yet (spec LEASE-1). One that
-// exists already is completed (spec LEASE-7); created tells the cases apart. On an error nothing
-// that this call made is left, unless it runs in a transaction, whose end takes it back.
+// exists already is completed (spec LEASE-7); created tells the cases apart, also with an error.
 func (m *manager) createLease(ctx context.Context, l lease) (created bool, err error) {
 	now := m.nowText()
 	labels := map[string]string{labelGCFlat: now, labelStore: m.storeID, labelRecord: l.record}
@@ -87,10 +96,7 @@ func (m *manager) createLease(ctx context.Context, l lease) (created bool, err e
 	}
 	for _, r := range l.resources {
 		if err = lm.AddResource(ctx, leases.Lease{ID: l.id}, r); err != nil && !errdefs.IsAlreadyExists(err) {
-			if created && m.opt.Transactions == nil {
-				undo{func(ctx context.Context) error { return m.deleteLeases(ctx, l.id) }}.run(ctx)
-			}
-			return false, errors.Wrapf(err, "adding %s %q to lease %q", r.Type, r.ID, l.id)
+			return created, errors.Wrapf(err, "adding %s %q to lease %q", r.Type, r.ID, l.id)
 		}
 	}
 	return created, nil

@@ -134,9 +134,8 @@ func (m *manager) view(ctx context.Context, st graph.Status) (mountable snapshot
 		}
 		return errors.Wrapf(err, "viewing snapshot %q", st.ImmSnapshot)
 	}
-	created := false
-	err = m.transact(ctx, func(ctx context.Context) (err error) {
-		if created, err = m.createLease(ctx, l); err != nil || !m.snapshotsJoin() {
+	err = m.transact(ctx, func(ctx context.Context) error {
+		if _, err := m.createLease(ctx, l); err != nil || !m.snapshotsJoin() {
 			return err
 		}
 		return snap(ctx)
@@ -145,9 +144,7 @@ func (m *manager) view(ctx context.Context, st graph.Status) (mountable snapshot
 		err = snap(ctx)
 	}
 	if err != nil {
-		if created && !m.snapshotsJoin() { // spec MNT-4
-			undo{func(ctx context.Context) error { return m.deleteLeases(ctx, l.id) }}.run(ctx)
-		}
+		undo{m.undoLease(l.id)}.run(ctx) // nobody has the view, whoever made its lease (spec MNT-4)
 		return nil, err
 	}
 	return mountable, nil

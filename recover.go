@@ -79,7 +79,12 @@ func (r *recovery) read(ctx context.Context) error {
 		return errors.Wrap(err, "reading the records")
 	}
 	for id, row := range r.rows {
-		if row.equalMutable != "" && !row.mutable() {
+		if row.equalMutable == "" || row.mutable() || row.deleted {
+			continue
+		}
+		// A Commit whose roll-back failed may have left a half beside the one that counts.
+		other := r.rows[r.halves[row.equalMutable]]
+		if other == nil || row.meta.CreatedAt > other.meta.CreatedAt || row.meta.CreatedAt == other.meta.CreatedAt && id > other.meta.ID {
 			r.halves[row.equalMutable] = id
 		}
 	}
@@ -201,8 +206,8 @@ func (r *recovery) concludeMutable(ctx context.Context, row *row) (verdict, erro
 
 // concludeHalf judges an immutable row that names a mutable one (spec INIT-5, INIT-6).
 func (r *recovery) concludeHalf(ctx context.Context, row *row) (verdict, error) {
-	if r.verdicts[row.equalMutable] == sound {
-		if r.rows[row.equalMutable].mutable() && r.halves[row.equalMutable] == row.meta.ID {
+	if r.verdicts[row.equalMutable] == sound && r.halves[row.equalMutable] == row.meta.ID {
+		if r.rows[row.equalMutable].mutable() {
 			return sound, nil
 		}
 		return unusable, nil

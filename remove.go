@@ -100,8 +100,8 @@ func (m *manager) unlink(ctx context.Context, rec *graph.Record) {
 }
 
 // remove deletes condemned records: rows marked, leases deleted, rows removed, parents let go
-// (spec REF-9, PRN-14). If not even the marks can be set, nothing has happened, and the records are
-// back. A later failure leaves the marks, by which finishRemovals or the next start goes on, and
+// (spec REF-9, PRN-14). If the marks cannot be set, but surely be taken back, nothing has happened, and
+// the records are visible again. A later failure leaves the marks, by which finishRemovals or the next start goes on, and
 // the parents are let go all the same, and exactly once (quirk Q28).
 func (m *manager) remove(ctx context.Context, reason string, recs ...*graph.Record) error {
 	start := m.eventStart()
@@ -109,13 +109,16 @@ func (m *manager) remove(ctx context.Context, reason string, recs ...*graph.Reco
 	for i, rec := range recs {
 		doomed[i] = m.g.Status(rec)
 	}
-	if err := m.markDeleted(doomed); err != nil {
+	err := m.markDeleted(doomed, true)
+	switch {
+	case err == nil:
+		err = m.deleteMarked(ctx, doomed)
+	case m.markDeleted(doomed, false) == nil:
 		for _, rec := range recs {
 			_ = invariant.NoError(m.g.Restore(rec))
 		}
 		return err
 	}
-	err := m.deleteMarked(ctx, doomed)
 	if err != nil {
 		m.unfinished.add(doomed)
 	}
@@ -141,8 +144,9 @@ func nameOf(st graph.Status) string {
 	return st.Imm
 }
 
-// markDeleted stores that the deletion of rows has begun, so that a crash cannot bring them back.
-func (m *manager) markDeleted(doomed []graph.Status) error {
+// markDeleted stores that the deletion of rows has begun, so that a crash cannot bring them back; or,
+// after it failed to, that it has not.
+func (m *manager) markDeleted(doomed []graph.Status, deleted bool) error {
 	err := m.store.Write(func(w *metadata.Writer) error {
 		for _, st := range doomed {
 			for _, id := range []string{st.Mut, st.Imm} {
@@ -153,7 +157,12 @@ func (m *manager) markDeleted(doomed []graph.Status) error {
 				if err != nil {
 					return err
 				}
-				if err := row.Set(keyDeleted, true, ""); err != nil {
+				if deleted {
+					err = row.Set(keyDeleted, true, "")
+				} else {
+					err = row.Clear(keyDeleted)
+				}
+				if err != nil {
 					return err
 				}
 			}

@@ -28,8 +28,8 @@ type birth struct {
 }
 
 // stage is the only place where a record with a snapshot of its own is born. The order is fixed: lease, then
-// snapshot, then row, then visible (design section 5); what a failure leaves is taken back in
-// reverse. The links on the parents stay the caller's until stage succeeds.
+// snapshot, then row, then visible (design section 5). A failed step may have been done all the
+// same, with only its answer lost, so what takes a step back is noted before it. The links on the parents stay the caller's until stage succeeds.
 func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err error) {
 	var back undo
 	defer func() {
@@ -42,6 +42,7 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 	}
 
 	meta := b.meta(m.now())
+	back.add(func(context.Context) error { return m.removeRows(b.id) })
 	err = m.store.Write(func(w *metadata.Writer) error {
 		row, err := w.Create(b.id)
 		if err != nil {
@@ -52,8 +53,6 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 	if err != nil {
 		return nil, errors.Wrap(err, "storing the record")
 	}
-	back.add(func(context.Context) error { return m.removeRows(b.id) })
-
 	spec := graph.Spec{Kind: b.kind, Parents: b.parents, State: b.state, Triggers: true}
 	if b.state == graph.Active {
 		spec.Mut, spec.Writer = meta, true
@@ -77,6 +76,8 @@ func (m *manager) stageSnapshot(ctx context.Context, b birth, back *undo) error 
 		err := m.opt.Snapshotter.Prepare(ctx, b.id, b.parentSnapshot, b.snapshotOpts...)
 		return errors.Wrapf(err, "preparing snapshot %q on %q", b.id, b.parentSnapshot)
 	}
+	// The lease is what keeps the snapshot: without it the backend collects both.
+	back.add(m.undoLease(b.id))
 	err := m.transact(ctx, func(ctx context.Context) error {
 		if _, err := m.createLease(ctx, l); err != nil {
 			return err
@@ -86,13 +87,8 @@ func (m *manager) stageSnapshot(ctx context.Context, b birth, back *undo) error 
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil || m.snapshotsJoin() {
 		return err
-	}
-	// The lease is what keeps the snapshot: without it the backend collects both.
-	back.add(func(ctx context.Context) error { return m.deleteLeases(ctx, b.id) })
-	if m.snapshotsJoin() {
-		return nil
 	}
 	return prepare(ctx)
 }

@@ -6,7 +6,6 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/internal/graph"
@@ -34,14 +33,12 @@ func (m *manager) seal(rec *graph.Record, mutID string, triggers bool) (*graph.M
 		}
 		return writeSealedRow(row, imm, mutID, m.g.ParentIDs(rec), rec.Kind())
 	})
-	if err != nil {
-		return nil, errors.Wrapf(err, "storing the committed half of record %q", mutID)
+	if err == nil {
+		err = invariant.NoError(m.g.Seal(rec, imm, triggers))
 	}
-	if err := m.g.Seal(rec, imm, triggers); err != nil {
-		if rerr := m.removeRows(imm.ID); rerr != nil {
-			log.L.WithError(rerr).Warn("layer cache: rolling back")
-		}
-		return nil, invariant.NoError(err)
+	if err != nil {
+		undo{func(context.Context) error { return m.removeRows(imm.ID) }}.run(context.Background())
+		return nil, errors.Wrapf(err, "storing the committed half of record %q", mutID)
 	}
 	return imm, nil
 }
@@ -93,7 +90,7 @@ func (m *manager) reopenReserved(ctx context.Context, rec *graph.Record, dhs Des
 			return err
 		}
 	}
-	if err := m.removeRows(st.Imm); err != nil {
+	if err := m.removeRows(st.Imm); err != nil && m.rowExists(st.Imm) {
 		return err
 	}
 	if err := m.g.Reopen(rec); err != nil {
@@ -101,6 +98,12 @@ func (m *manager) reopenReserved(ctx context.Context, rec *graph.Record, dhs Des
 	}
 	m.observe(Event{Kind: EventReopen, ID: st.Mut}, start)
 	return nil
+}
+
+// rowExists tells whether a row is there; if that cannot be found out, it counts as there.
+func (m *manager) rowExists(id string) bool {
+	err := m.store.ReadRow(id, func(metadata.RowView) error { return nil })
+	return !errdefs.IsNotFound(err)
 }
 
 // finalize commits the snapshot of a sealed record; on any other it does nothing (spec REF-10).
@@ -152,7 +155,7 @@ func (m *manager) finalizeInSlot(ctx context.Context, rec *graph.Record) error {
 	}
 	if mutLease {
 		// Should this fail, the lease has no record any more and goes at the next start (spec INIT-11).
-		undo{func(ctx context.Context) error { return m.deleteLeases(ctx, st.Mut) }}.run(ctx)
+		undo{m.undoLease(st.Mut)}.run(ctx)
 	}
 	m.observe(Event{Kind: EventFinalize, ID: st.Imm}, start)
 	return nil
@@ -181,13 +184,11 @@ func (m *manager) commitSnapshot(ctx context.Context, rec *graph.Record, st grap
 	if err == nil && !m.snapshotsJoin() {
 		err = commit(ctx)
 	}
-	if err != nil {
-		if m.committed(ctx, st.ImmSnapshot, err) {
-			err = m.transact(ctx, func(ctx context.Context) error {
-				_, err := m.createLease(ctx, l)
-				return err
-			})
-		}
+	if err != nil && m.committed(ctx, st.ImmSnapshot) {
+		err = m.transact(context.WithoutCancel(ctx), func(ctx context.Context) error {
+			_, err := m.createLease(ctx, l)
+			return err
+		})
 	}
 	if err != nil {
 		m.dropUncommitted(ctx, rec, l.id, created)
@@ -197,27 +198,19 @@ func (m *manager) commitSnapshot(ctx context.Context, rec *graph.Record, st grap
 	return nil
 }
 
-// dropUncommitted deletes the lease that a failed finalize has made, and only that (spec REF-12).
-// If even that fails, the record remembers that the lease may exist.
+// dropUncommitted deletes the lease that a failed finalize has made, and only that (spec REF-12). If
+// it is not known who made it, or if it cannot be deleted, the record remembers that it may exist.
 func (m *manager) dropUncommitted(ctx context.Context, rec *graph.Record, id string, created bool) {
-	if !created || m.snapshotsJoin() { // the transaction took it back
-		return
-	}
-	ctx = context.WithoutCancel(ctx)
-	err := m.transact(ctx, func(ctx context.Context) error { return m.deleteLeases(ctx, id) })
-	if err != nil {
-		m.g.SetStrayLease(rec)
-		log.G(ctx).WithError(err).Warn("layer cache: rolling back")
+	m.g.SetStrayLease(rec)
+	if created && !m.snapshotsJoin() { // else the transaction took it back
+		undo{m.undoLease(id)}.run(ctx)
 	}
 }
 
-// committed tells whether a failed commit failed because the snapshot is committed already, by an
-// attempt whose answer was lost.
-func (m *manager) committed(ctx context.Context, snapshotID string, err error) bool {
-	if !errdefs.IsAlreadyExists(err) && !errdefs.IsNotFound(err) {
-		return false
-	}
-	info, err := m.opt.Snapshotter.Stat(ctx, snapshotID)
+// committed tells whether a snapshot is committed although the call that should do it failed:
+// somebody else did, or its answer was lost.
+func (m *manager) committed(ctx context.Context, snapshotID string) bool {
+	info, err := m.opt.Snapshotter.Stat(context.WithoutCancel(ctx), snapshotID)
 	return err == nil && info.Kind == snapshots.KindCommitted
 }
 
