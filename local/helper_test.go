@@ -52,6 +52,17 @@ func openParts(t *testing.T, dir string, opts Options) *Parts {
 	return p
 }
 
+func openCache(t *testing.T, dir string, opts Options) *Cache {
+	t.Helper()
+	c, err := Open(t.Context(), dir, opts)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, c.Close())
+		requireNoMounts(t, dir)
+	})
+	return c
+}
+
 func requireNoMounts(t *testing.T, dir string) {
 	t.Helper()
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))

@@ -17,10 +17,12 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// childEnv names the directory that the test binary, run as a child, works on; childMode says what it does.
+// childEnv names the directory that the test binary, run as a child, works on; childMode says what
+// it does, childLayers with how many layers.
 const (
-	childEnv  = "LAYERCACHE_LOCAL_TEST_CHILD"
-	childMode = "LAYERCACHE_LOCAL_TEST_MODE"
+	childEnv    = "LAYERCACHE_LOCAL_TEST_CHILD"
+	childMode   = "LAYERCACHE_LOCAL_TEST_MODE"
+	childLayers = "LAYERCACHE_LOCAL_TEST_LAYERS"
 )
 
 // child holds a directory open, or just one of its databases as buildkitd would, until its standard

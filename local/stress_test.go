@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/pprof"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -28,10 +29,7 @@ import (
 // gone at the end (design section 5, fault 27).
 func TestStress(t *testing.T) {
 	forEachSnapshotter(t, func(t *testing.T, opts Options) {
-		rounds := 200
-		if testing.Short() {
-			rounds = 20
-		}
+		rounds := stressRounds(t)
 		p := openParts(t, memoryDir(t), opts)
 		newLayer(t, p, "base", "")
 		w := &stress{p: p, watch: newWatchdog(t)}
@@ -58,6 +56,21 @@ func memoryDir(t *testing.T) string {
 	}
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	return dir
+}
+
+// stressRounds is how often each of the ten workers goes round. The environment can ask for more,
+// which a full run does.
+func stressRounds(t *testing.T) int {
+	if testing.Short() {
+		return 10
+	}
+	text := os.Getenv("LAYERCACHE_STRESS_ROUNDS")
+	if text == "" {
+		return 40
+	}
+	rounds, err := strconv.Atoi(text)
+	require.NoError(t, err)
+	return rounds
 }
 
 type stress struct {

@@ -65,7 +65,7 @@ func sources(t *testing.T) string {
 }
 
 // The second run, of another process, finds every step; a changed file makes them all anew, and
-// changing it back finds the old ones. scenario S-1
+// changing it back finds the old ones.
 func TestSecondRunHits(t *testing.T) {
 	src, dir := sources(t), filepath.Join(t.TempDir(), "cache")
 	args := []string{"-src", src, "-dir", dir}

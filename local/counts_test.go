@@ -1,3 +1,0 @@
-package local
-
-func countingChild(string) int { return 0 }
