@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	digest "github.com/opencontainers/go-digest"
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/internal/graph"
@@ -26,6 +27,7 @@ type recovery struct {
 	leases   []leases.Lease
 	leased   map[string]bool
 	clear    []string // immutable rows whose equalMutable is to be cleared
+	unleased []*row   // sound rows whose lease is to be made anew
 	built    map[string]*graph.Record
 }
 
@@ -184,7 +186,30 @@ func (r *recovery) conclude(ctx context.Context, row *row) (verdict, error) {
 		return r.concludeMutable(ctx, row)
 	case row.equalMutable != "":
 		return r.concludeHalf(ctx, row)
+	case r.leased[row.meta.ID]:
+		return sound, nil
 	}
+	return r.concludeUnleased(ctx, row)
+}
+
+// concludeUnleased judges a finalized row whose lease is gone: while there is anything left of it, the
+// lease is made anew (spec INIT-10).
+func (r *recovery) concludeUnleased(ctx context.Context, row *row) (verdict, error) {
+	exists, err := r.snapshotExists(ctx, row.meta.SnapshotID)
+	if err != nil {
+		return bad, err
+	}
+	if b := row.meta.Blob; !exists && b != nil && b.Digest != "" {
+		_, err := r.m.opt.ContentStore.Info(ctx, digest.Digest(b.Digest))
+		if err != nil && !errdefs.IsNotFound(err) {
+			return bad, errors.Wrapf(err, "looking for blob %s", b.Digest)
+		}
+		exists = err == nil
+	}
+	if !exists && !lazyKind(row) {
+		return bad, nil
+	}
+	r.unleased = append(r.unleased, row)
 	return sound, nil
 }
 
@@ -195,13 +220,14 @@ func (r *recovery) concludeMutable(ctx context.Context, row *row) (verdict, erro
 	if err != nil || !exists {
 		return bad, err
 	}
-	if row.meta.Retain {
-		return sound, nil
+	half := r.rows[r.halves[row.meta.ID]]
+	if !row.meta.Retain && (half == nil || !half.meta.Retain) {
+		return bad, nil
 	}
-	if half := r.rows[r.halves[row.meta.ID]]; half != nil && half.meta.Retain && !half.deleted {
-		return sound, nil
+	if !r.leased[row.meta.ID] {
+		r.unleased = append(r.unleased, row)
 	}
-	return bad, nil
+	return sound, nil
 }
 
 // concludeHalf judges an immutable row that names a mutable one (spec INIT-5, INIT-6).
@@ -220,6 +246,9 @@ func (r *recovery) concludeHalf(ctx context.Context, row *row) (verdict, error) 
 		return bad, err
 	}
 	r.clear = append(r.clear, row.meta.ID)
+	if !r.leased[row.meta.ID] {
+		r.unleased = append(r.unleased, row)
+	}
 	return sound, nil
 }
 
@@ -250,11 +279,8 @@ func (r *recovery) repair(ctx context.Context, ids []string) error {
 		}
 	}
 	start := r.m.eventStart()
-	if len(drop) > 0 {
-		err := r.m.transact(ctx, func(ctx context.Context) error { return r.m.deleteLeases(ctx, drop...) })
-		if err != nil {
-			return err
-		}
+	if err := r.repairLeases(ctx, drop); err != nil {
+		return err
 	}
 	if len(gone) == 0 && len(r.clear) == 0 {
 		return nil
@@ -281,6 +307,26 @@ func (r *recovery) repair(ctx context.Context, ids []string) error {
 	}
 	r.report(gone, start)
 	return nil
+}
+
+// repairLeases makes the missing leases and deletes the superfluous ones. What a lease protects is
+// leased before anything lets it go.
+func (r *recovery) repairLeases(ctx context.Context, drop []string) error {
+	if len(drop) == 0 && len(r.unleased) == 0 {
+		return nil
+	}
+	return r.m.transact(ctx, func(ctx context.Context) error {
+		for _, row := range r.unleased {
+			l := lease{id: row.meta.ID, record: row.meta.ID, resources: []leases.Resource{r.m.snapshotResource(row.meta.SnapshotID)}}
+			if b := row.meta.Blob; b != nil && b.Digest != "" {
+				l.resources = append(l.resources, leases.Resource{ID: b.Digest, Type: "content"})
+			}
+			if _, err := r.m.createLease(ctx, l); err != nil {
+				return err
+			}
+		}
+		return r.m.deleteLeases(ctx, drop...)
+	})
 }
 
 func (r *recovery) report(gone []string, start time.Time) {

@@ -127,12 +127,12 @@ func (m *manager) finalizeInSlot(ctx context.Context, rec *graph.Record) error {
 		return nil
 	}
 	start := m.eventStart()
-	mutLease := true
+	mutLease := true // is still to be deleted
 	if !st.SnapshotCommitted {
-		if err := m.commitSnapshot(ctx, rec, st); err != nil {
+		var err error
+		if mutLease, err = m.commitSnapshot(ctx, rec, st); err != nil {
 			return err
 		}
-		mutLease = !m.snapshotsJoin()
 	}
 	// The mounts of the active snapshot are void from now on (spec MNT-7).
 	m.mounts.forget(rec)
@@ -161,15 +161,16 @@ func (m *manager) finalizeInSlot(ctx context.Context, rec *graph.Record) error {
 	return nil
 }
 
-// commitSnapshot leases and commits the snapshot of a sealed record, and drops the mutable half's lease
-// where all of that can be one transaction.
-func (m *manager) commitSnapshot(ctx context.Context, rec *graph.Record, st graph.Status) error {
+// commitSnapshot leases and commits the snapshot of a sealed record, and drops the mutable half's
+// lease where all of that can be one transaction; mutLease tells that it is still there.
+func (m *manager) commitSnapshot(ctx context.Context, rec *graph.Record, st graph.Status) (mutLease bool, err error) {
 	l := lease{id: st.Imm, record: st.Imm, resources: []leases.Resource{m.snapshotResource(st.ImmSnapshot)}}
 	commit := func(ctx context.Context) error {
 		return m.opt.Snapshotter.Commit(ctx, st.ImmSnapshot, st.MutSnapshot)
 	}
 	created := false
-	err := m.transact(ctx, func(ctx context.Context) (err error) {
+	mutLease = !m.snapshotsJoin()
+	err = m.transact(ctx, func(ctx context.Context) (err error) {
 		if created, err = m.createLease(ctx, l); err != nil {
 			return err
 		}
@@ -185,6 +186,7 @@ func (m *manager) commitSnapshot(ctx context.Context, rec *graph.Record, st grap
 		err = commit(ctx)
 	}
 	if err != nil && m.committed(ctx, st.ImmSnapshot) {
+		mutLease = true
 		err = m.transact(context.WithoutCancel(ctx), func(ctx context.Context) error {
 			_, err := m.createLease(ctx, l)
 			return err
@@ -192,10 +194,10 @@ func (m *manager) commitSnapshot(ctx context.Context, rec *graph.Record, st grap
 	}
 	if err != nil {
 		m.dropUncommitted(ctx, rec, l.id, created)
-		return errors.Wrapf(err, "finalizing record %q", st.Imm)
+		return false, errors.Wrapf(err, "finalizing record %q", st.Imm)
 	}
 	m.g.SetSnapshotCommitted(rec)
-	return nil
+	return mutLease, nil
 }
 
 // dropUncommitted deletes the lease that a failed finalize has made, and only that (spec REF-12). If
