@@ -111,24 +111,26 @@ func (s *Store) Probe(index string) (bool, error) {
 // They come in byte order of the entries, a record once for each of its entries that match.
 // Entries of records that are missing are skipped and logged.
 func (s *Store) Search(ctx context.Context, index string, prefix bool) ([]*StorageItem, error) {
+	const named = 10 // of the orphans, in the log
 	var orphans []string
+	missing := 0
 	items, err := s.items(func(tx *bolt.Tx, add func(id []byte)) error {
 		main := tx.Bucket(mainBucket)
 		if main == nil {
 			return nil
 		}
-		orphans = nil
+		orphans, missing = nil, 0
 		return searchIndex(tx, index, prefix, func(key, id []byte) (bool, error) {
-			if main.Bucket(id) == nil {
-				orphans = append(orphans, quote(string(key)))
-			} else {
+			if main.Bucket(id) != nil {
 				add(id)
+			} else if missing++; missing <= named {
+				orphans = append(orphans, quote(string(key)))
 			}
 			return true, context.Cause(ctx)
 		})
 	})
-	if len(orphans) > 0 {
-		log.G(ctx).WithField("entries", orphans).Warn("metadata index points to missing records")
+	if missing > 0 {
+		log.G(ctx).WithField("count", missing).WithField("entries", orphans).Warn("metadata index points to missing records")
 	}
 	return items, err
 }
