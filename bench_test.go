@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata/boltutil"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/log"
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
 
@@ -32,6 +33,7 @@ type benchCache struct {
 // openBench opens a cache on the parts that local.Open wires, all of them counted.
 func openBench(b *testing.B, snapshotter string) *benchCache {
 	b.Helper()
+	quietWhile(b)
 	dir := b.TempDir()
 	parts, err := local.OpenParts(b.Context(), filepath.Join(dir, "cache"), local.Options{Snapshotter: snapshotter})
 	require.NoError(b, err)
@@ -55,6 +57,15 @@ func openBench(b *testing.B, snapshotter string) *benchCache {
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, c.Close()) })
 	return c
+}
+
+// quietWhile keeps the warnings that containerd's parts write when they are opened out of the
+// benchmark's output, which benchstat could not read otherwise.
+func quietWhile(b *testing.B) {
+	b.Helper()
+	before := log.GetLevel()
+	require.NoError(b, log.SetLevel("error"))
+	b.Cleanup(func() { require.NoError(b, log.SetLevel(before.String())) })
 }
 
 // countWrite counts a write to containerd's metadata, unless it joins a transaction.

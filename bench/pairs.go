@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sync/errgroup"
+)
+
+// sample runs one side's share of a pair and returns the value measured.
+type sample func(ctx context.Context) (float64, error)
+
+// alternate takes one sample to warm up and then the pairs of samples, peer and ours in turns, and
+// returns the medians.
+func (e *env) alternate(ctx context.Context, unit string, peer, ours sample) (peerMedian, oursMedian float64, err error) {
+	var p, o []float64
+	for i := 0; i <= e.pairs; i++ {
+		vp, err := takeSample(ctx, peer)
+		if err != nil {
+			return 0, 0, errors.Wrap(err, sidePeer)
+		}
+		vo, err := takeSample(ctx, ours)
+		if err != nil {
+			return 0, 0, errors.Wrap(err, sideOurs)
+		}
+		if i == 0 {
+			continue
+		}
+		p, o = append(p, vp), append(o, vo)
+		e.logf("  pair %d of %d: peer %s, ours %s", i, e.pairs, quantity(vp, unit), quantity(vo, unit))
+	}
+	return median(p), median(o), nil
+}
+
+// takeSample begins with an empty garbage list, so that neither side pays for the other's.
+func takeSample(ctx context.Context, s sample) (float64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, errors.WithStack(err)
+	}
+	runtime.GC()
+	return s(ctx)
+}
+
+// timed returns a sample that calls op n times on some goroutines and gives the wall time per call.
+// op gets the number of its call, from 0 on; each number comes once.
+func timed(n, goroutines int, op func(ctx context.Context, i int) error) sample {
+	return func(ctx context.Context) (float64, error) {
+		start := time.Now()
+		err := spread(ctx, n, goroutines, op)
+		return perOp(time.Since(start), n), err
+	}
+}
+
+// spread calls op n times on some goroutines, which take numbers in chunks so that
+// handing them out costs nothing that one would measure.
+func spread(ctx context.Context, n, goroutines int, op func(ctx context.Context, i int) error) error {
+	if goroutines == 1 {
+		for i := range n {
+			if err := op(ctx, i); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	chunk := max(1, min(64, n/(goroutines*8)))
+	var next atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	for range goroutines {
+		g.Go(func() error {
+			for {
+				end := int(next.Add(int64(chunk)))
+				for i := end - chunk; i < min(end, n); i++ {
+					if err := op(ctx, i); err != nil {
+						return err
+					}
+				}
+				if end >= n {
+					return nil
+				}
+			}
+		})
+	}
+	return g.Wait()
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"fmt"
+)
+
+const workCommit = "commit"
+
+func prepareCommit(_ context.Context, s side) (func(context.Context, int) error, error) {
+	return func(ctx context.Context, _ int) error {
+		_, err := s.NewLayer(ctx)
+		return err
+	}, nil
+}
+
+// commitRow is row 3: making a record that stays, one after the other.
+func commitRow() row {
+	const title = "New + Commit + Finalize + Release (retain), sequential"
+	return row{3, title, func(ctx context.Context, e *env) ([]line, error) {
+		l := line{Work: title + ", " + e.snapshotter, Unit: unitTime, MinRatio: 2.5, Target: ">= 2.5x; <= 14 fdatasync"}
+		if err := measureCommit(ctx, e, &l, 1); err != nil {
+			return nil, err
+		}
+		p, o, err := e.count(ctx, countRequest{Work: workCommit, Warm: e.scale(200, 30), Ops: e.scale(100, 21)})
+		if err != nil {
+			return nil, err
+		}
+		l.Counts = []count{
+			{What: "fdatasync per New + Commit + Finalize + Release", Peer: &p.Fdatasync, Ours: &o.Fdatasync},
+			{What: "fsync per New + Commit + Finalize + Release", Peer: &p.Fsync, Ours: &o.Fsync},
+			{What: "calls of snapshotter, content store and leases, the same", Peer: &p.Calls, Ours: &o.Calls},
+			{What: "allocations, the same", Peer: &p.Allocs, Ours: &o.Allocs},
+		}
+		// The bound is that of overlayfs: native's writes are slow and share no transaction.
+		if e.snapshotter == "overlayfs" {
+			l.Counts[0].Limit = number(14)
+		}
+		return []line{l}, nil
+	}}
+}
+
+// commitParallelRow is row 4: the same by several goroutines.
+func commitParallelRow() row {
+	title := fmt.Sprintf("New + Commit + Finalize + Release (retain), %d goroutines", workers)
+	return row{4, title, func(ctx context.Context, e *env) ([]line, error) {
+		l := line{Work: title + ", " + e.snapshotter, Unit: unitTime, MinRatio: 4, Target: ">= 4x"}
+		if err := measureCommit(ctx, e, &l, workers); err != nil {
+			return nil, err
+		}
+		p, o, err := e.count(ctx, countRequest{Work: workCommit, Warm: e.scale(200, 40), Ops: e.scale(400, 80), Goroutines: workers})
+		if err != nil {
+			return nil, err
+		}
+		l.Counts = []count{
+			{What: fmt.Sprintf("fdatasync per operation, %d goroutines", workers), Peer: &p.Fdatasync, Ours: &o.Fdatasync},
+		}
+		return []line{l}, nil
+	}}
+}
+
+// measureCommit fills in the times of a line and checks the records that were made.
+func measureCommit(ctx context.Context, e *env, l *line, goroutines int) error {
+	return e.withBoth(ctx, func(b both) (err error) {
+		peer, err := prepareCommit(ctx, b.peer)
+		if err != nil {
+			return err
+		}
+		ours, err := prepareCommit(ctx, b.ours)
+		if err != nil {
+			return err
+		}
+		n := e.scale(100, 5) * goroutines
+		if l.Peer, l.Ours, err = e.alternate(ctx, unitTime, timed(n, goroutines, peer), timed(n, goroutines, ours)); err != nil {
+			return err
+		}
+		return b.check(ctx, n*(e.pairs+1))
+	})
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/pkg/errors"
+)
+
+// table is a heading and rows of cells.
+type table struct {
+	head  []string
+	cells [][]string
+	// right tells which columns are aligned to the right.
+	right []bool
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "NO"
+}
+
+// mainTable is the table of bench.md with what was measured.
+func mainTable(lines []line) table {
+	t := table{
+		head:  []string{"row", "work", "peer", "ours", "ratio", "target", "met"},
+		right: []bool{true, false, true, true, true, false, false},
+	}
+	for _, l := range lines {
+		t.cells = append(t.cells, []string{
+			strconv.Itoa(l.Row), l.Work, quantity(l.Peer, l.Unit), quantity(l.Ours, l.Unit),
+			significant(l.Ratio) + "x", l.Target, yes(l.Met),
+		})
+	}
+	return t
+}
+
+// countTable lists the exact counts.
+func countTable(lines []line) table {
+	t := table{
+		head:  []string{"row", "count", "peer", "ours", "limit", "met"},
+		right: []bool{true, false, true, true, true, false},
+	}
+	for _, l := range lines {
+		for _, c := range l.Counts {
+			met := "-"
+			if c.Limit != nil {
+				met = yes(c.Met)
+			}
+			t.cells = append(t.cells, []string{strconv.Itoa(l.Row), c.What, plain(c.Peer), plain(c.Ours), plain(c.Limit), met})
+		}
+	}
+	return t
+}
+
+// widths are the columns' widths in characters.
+func (t table) widths() []int {
+	w := make([]int, len(t.head))
+	for _, cells := range append([][]string{t.head}, t.cells...) {
+		for i, c := range cells {
+			w[i] = max(w[i], utf8.RuneCountInString(c))
+		}
+	}
+	return w
+}
+
+func (t table) pad(cells []string, widths []int) []string {
+	out := make([]string, len(cells))
+	for i, c := range cells {
+		space := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c))
+		if t.right[i] {
+			out[i] = space + c
+		} else {
+			out[i] = c + space
+		}
+	}
+	return out
+}
+
+// text writes aligned columns.
+func (t table) text(b *strings.Builder) {
+	w := t.widths()
+	for _, cells := range append([][]string{t.head}, t.cells...) {
+		fmt.Fprintln(b, strings.TrimRight(strings.Join(t.pad(cells, w), "  "), " "))
+	}
+}
+
+// markdown writes the same for a document.
+func (t table) markdown(b *strings.Builder) {
+	w := t.widths()
+	rule := make([]string, len(t.head))
+	for i := range rule {
+		rule[i] = strings.Repeat("-", w[i])
+		if t.right[i] {
+			rule[i] = rule[i][1:] + ":"
+		}
+	}
+	for i, cells := range append([][]string{t.head}, t.cells...) {
+		fmt.Fprintf(b, "| %s |\n", strings.Join(t.pad(cells, w), " | "))
+		if i == 0 {
+			fmt.Fprintf(b, "| %s |\n", strings.Join(rule, " | "))
+		}
+	}
+}
+
+// writeText prints both tables.
+func writeText(w io.Writer, lines []line) error {
+	var b strings.Builder
+	mainTable(lines).text(&b)
+	if t := countTable(lines); len(t.cells) > 0 {
+		b.WriteString("\n")
+		t.text(&b)
+	}
+	_, err := io.WriteString(w, b.String())
+	return errors.WithStack(err)
+}
+
+// writeJSON writes the lines as a list.
+func writeJSON(path string, lines []line) error {
+	data, err := json.MarshalIndent(lines, "", "  ")
+	if err != nil {
+		return errors.WithStack(err)
+	}
+	return errors.WithStack(os.WriteFile(path, append(data, '\n'), 0o644))
+}
