@@ -148,8 +148,8 @@ func diffRows(before, after map[string]string) (diffs []string) {
 
 // mountsBelow lists the mount points in a directory.
 func mountsBelow(dir string) []string {
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = real
+	if resolved, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = resolved
 	}
 	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {

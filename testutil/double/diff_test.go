@@ -333,10 +333,10 @@ func TestAgainstContainerd(t *testing.T) {
 		runs++
 		sub := filepath.Join(dir, fmt.Sprint(runs))
 		require.NoError(t, mkdirs(sub, "double", "real"))
-		fake, real := newDouble(filepath.Join(sub, "double")), newReal(t, filepath.Join(sub, "real"))
-		defer real.close()
+		fake, peer := newDouble(filepath.Join(sub, "double")), newReal(t, filepath.Join(sub, "real"))
+		defer peer.close()
 		ctx := namespaces.WithNamespace(context.Background(), "test")
-		for _, b := range []*backend{fake, real} {
+		for _, b := range []*backend{fake, peer} {
 			// Until the first snapshot, containerd fails a commit one step earlier, before it touches the lease.
 			_, err := b.sn.Prepare(ctx, "first", "")
 			require.NoError(t, err)
@@ -344,9 +344,9 @@ func TestAgainstContainerd(t *testing.T) {
 		n := rapid.IntRange(1, 40).Draw(t, "steps")
 		for i := range n {
 			s := genStep(t)
-			want, got := s(ctx, real), s(ctx, fake)
+			want, got := s(ctx, peer), s(ctx, fake)
 			require.Equal(t, want, got, "step %d", i)
-			require.Equal(t, real.dump(ctx), fake.dump(ctx), "state after step %d (%s)", i, want)
+			require.Equal(t, peer.dump(ctx), fake.dump(ctx), "state after step %d (%s)", i, want)
 		}
 	})
 }

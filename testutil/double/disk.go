@@ -204,18 +204,6 @@ func (d *disk) commit(ctx context.Context, name, key, parent string) error {
 	return nil
 }
 
-// remove deletes a snapshot without children.
-func (d *disk) remove(key string) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for other, s := range d.snaps {
-		if s.parent == key {
-			return errors.Wrapf(errdefs.ErrFailedPrecondition, "snapshot %q has the child %q", key, other)
-		}
-	}
-	return d.dropLocked(key)
-}
-
 // drop deletes a snapshot, children or not.
 func (d *disk) drop(key string) error {
 	d.mu.Lock()

@@ -96,10 +96,12 @@ func parts() []part {
 		{name: "leases", iface: reflect.TypeFor[leases.Manager](), open: func(_ *testing.T, f *fault.Faults) any {
 			return f.LeaseManager(double.New().LeaseManager())
 		}},
-		{name: "snapshotter", iface: reflect.TypeFor[snapshot.Snapshotter](), constant: []string{"Name", "IdentityMapping"},
+		{
+			name: "snapshotter", iface: reflect.TypeFor[snapshot.Snapshotter](), constant: []string{"Name", "IdentityMapping"},
 			open: func(_ *testing.T, f *fault.Faults) any {
 				return f.Snapshotter(snapshot.FromContainerdSnapshotter("native", double.New().Snapshotter(), nil))
-			}},
+			},
+		},
 		{name: "containerd snapshotter", iface: reflect.TypeFor[snapshots.Snapshotter](), open: func(_ *testing.T, f *fault.Faults) any {
 			return f.ContainerdSnapshotter(double.New().Snapshotter())
 		}},
