@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -138,4 +139,34 @@ func (w *orderedWriter) Commit(ctx context.Context, size int64, expected digest.
 		return err
 	}
 	return w.Writer.Commit(ctx, size, expected, opts...)
+}
+
+// orderedLeases is containerd's lease manager, whose writes take no lock but the transaction.
+// They go the same way as the snapshotter's for one reason: waiting for the turn to write can be cancelled.
+type orderedLeases struct {
+	leases.Manager
+	tx *transactor
+}
+
+func (m *orderedLeases) Create(ctx context.Context, opts ...leases.Opt) (l leases.Lease, err error) {
+	err = m.tx.update(ctx, func(ctx context.Context) (err error) {
+		l, err = m.Manager.Create(ctx, opts...)
+		return err
+	})
+	if err != nil {
+		return leases.Lease{}, err
+	}
+	return l, nil
+}
+
+func (m *orderedLeases) Delete(ctx context.Context, l leases.Lease, opts ...leases.DeleteOpt) error {
+	return m.tx.update(ctx, func(ctx context.Context) error { return m.Manager.Delete(ctx, l, opts...) })
+}
+
+func (m *orderedLeases) AddResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
+	return m.tx.update(ctx, func(ctx context.Context) error { return m.Manager.AddResource(ctx, l, r) })
+}
+
+func (m *orderedLeases) DeleteResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
+	return m.tx.update(ctx, func(ctx context.Context) error { return m.Manager.DeleteResource(ctx, l, r) })
 }

@@ -164,7 +164,7 @@ func (p *Parts) openBackend(ctx context.Context, sn backend) error {
 	p.Snapshotter = ctdsnapshot.NewSnapshotter(sn.name, ordered, namespace, p.opts.IdentityMapping)
 	p.SnapshotterName, p.SnapshotterReason = sn.name, sn.reason
 	p.ContentStore = ctdsnapshot.NewContentStore(&orderedContent{Store: p.db.ContentStore(), tx: tx}, namespace)
-	p.LeaseManager = ctdsnapshot.NewLeaseManager(ctdmetadata.NewLeaseManager(p.db), namespace)
+	p.LeaseManager = ctdsnapshot.NewLeaseManager(&orderedLeases{Manager: ctdmetadata.NewLeaseManager(p.db), tx: tx}, namespace)
 	if canMount() {
 		p.Applier = apply.NewFileSystemApplier(p.ContentStore)
 		p.Differ = walking.NewWalkingDiff(p.ContentStore)

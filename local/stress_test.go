@@ -85,7 +85,7 @@ func (s *stress) run(t *testing.T, rounds int) {
 		workers.Go(s.loop(rounds, func(ctx context.Context, n int) error { return s.layer(ctx, fmt.Sprintf("layer-%d-%d", i, n)) }))
 	}
 	for i := range 2 {
-		workers.Go(s.loop(rounds, func(ctx context.Context, n int) error { return s.view(ctx, fmt.Sprintf("view-%d-%d", i, n)) }))
+		workers.Go(s.loop(rounds, func(ctx context.Context, n int) error { return s.view(ctx, fmt.Sprintf("view-%d-%d", i, n), n%2 == 0) }))
 		workers.Go(s.loop(rounds, func(ctx context.Context, n int) error { return s.blob(ctx, fmt.Sprintf("blob-%d-%d", i, n)) }))
 		workers.Go(s.loop(rounds, func(ctx context.Context, n int) error { return s.failing(ctx, fmt.Sprintf("failing-%d-%d", i, n)) }))
 	}
@@ -175,10 +175,19 @@ func (s *stress) layer(ctx context.Context, id string) error {
 	return errors.Join(s.drop(ctx, id), s.drop(ctx, id+"-child"))
 }
 
-// view makes a view, looks at its data, and lets go of it.
-func (s *stress) view(ctx context.Context, id string) error {
+// view makes a view, looks at its data, and lets go of it. The calls are grouped or separate.
+func (s *stress) view(ctx context.Context, id string, grouped bool) error {
+	group := s.group
+	if !grouped {
+		group = func(ctx context.Context, leasing, snapshotting func(context.Context) error) error {
+			if err := leasing(ctx); err != nil {
+				return err
+			}
+			return snapshotting(ctx)
+		}
+	}
 	var dir string
-	if err := s.group(ctx, s.lease(id), func(ctx context.Context) error {
+	if err := group(ctx, s.lease(id), func(ctx context.Context) error {
 		m, err := s.p.Snapshotter.View(ctx, id, "base")
 		if err != nil {
 			return err

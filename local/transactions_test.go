@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -109,7 +110,7 @@ func TestForeignTransaction(t *testing.T) {
 
 // Waiting for another's transaction ends with the waiter's context. fault 26
 func TestWaitingForTransactionEndsWithContext(t *testing.T) {
-	p := openParts(t, t.TempDir(), Options{Snapshotter: Native})
+	p := openParts(t, t.TempDir(), quick)
 	inside, leave := make(chan struct{}), make(chan struct{})
 	done := make(chan error, 1)
 	go func() {
@@ -120,16 +121,26 @@ func TestWaitingForTransactionEndsWithContext(t *testing.T) {
 		})
 	}()
 	<-inside
-	ctx, cancel := context.WithCancel(t.Context())
-	waited := make(chan error, 1)
-	go func() {
-		waited <- p.Transactions.Update(ctx, func(context.Context) error {
-			t.Error("must not run")
-			return nil
+	for name, wait := range map[string]func(context.Context) error{
+		"group": func(ctx context.Context) error {
+			return p.Transactions.Update(ctx, func(context.Context) error {
+				t.Error("must not run")
+				return nil
+			})
+		},
+		"lease":          func(ctx context.Context) error { return addLease(ctx, p, "l", "s") },
+		"lease deletion": func(ctx context.Context) error { return p.LeaseManager.Delete(ctx, leases.Lease{ID: "l"}) },
+		"lease resource": func(ctx context.Context) error {
+			return p.LeaseManager.DeleteResource(ctx, leases.Lease{ID: "l"}, snapshotResource(p, "s"))
+		},
+		"snapshot": func(ctx context.Context) error { return p.Snapshotter.Prepare(ctx, "s", "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			defer cancel()
+			require.ErrorIs(t, wait(ctx), context.DeadlineExceeded)
 		})
-	}()
-	cancel()
-	require.ErrorIs(t, <-waited, context.Canceled)
+	}
 	close(leave)
 	require.NoError(t, <-done)
 }
