@@ -8,9 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff/apply"
-	"github.com/containerd/containerd/v2/core/leases"
 	ctdmetadata "github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
@@ -97,11 +95,7 @@ func openSnapshotter(name, root string) (snapshots.Snapshotter, error) {
 
 // options puts the wrappers of the worker around the parts.
 func (c *Cache) options(dir, snapshotter string, calls *fault.Faults) (cache.ManagerOpt, error) {
-	var (
-		trees                = c.DB.Snapshotter(snapshotter)
-		blobs  content.Store = c.DB.ContentStore()
-		leased               = leases.Manager(ctdmetadata.NewLeaseManager(c.DB))
-	)
+	trees, blobs, leased := c.DB.Snapshotter(snapshotter), c.DB.ContentStore(), ctdmetadata.NewLeaseManager(c.DB)
 	if calls != nil {
 		trees, blobs, leased = calls.ContainerdSnapshotter(trees), calls.ContentStore(blobs), calls.LeaseManager(leased)
 	}
