@@ -1,0 +1,3 @@
+module github.com/moby/policy-helpers
+
+go 1.26
