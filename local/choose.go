@@ -2,7 +2,6 @@ package local
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -64,7 +63,7 @@ func choose(dir, name string, found inspection, opts Options) (backend, error) {
 	case err == nil:
 		return overlayfsBackend("a trial mount worked"), nil
 	case name == Overlayfs:
-		return backend{}, fmt.Errorf("%w: %s does not work in %s: %w", ErrSnapshotter, Overlayfs, filepath.Base(dir), err)
+		return backend{}, &causedError{kind: ErrSnapshotter, cause: errors.Wrapf(err, "%s does not work in %s", Overlayfs, dir)}
 	}
 	return backend{name: Native, reason: fmt.Sprintf("%s does not work here: %v", Overlayfs, err), open: native.NewSnapshotter}, nil
 }

@@ -1,7 +1,6 @@
 package local
 
 import (
-	"fmt"
 	"io/fs"
 	"syscall"
 
@@ -42,6 +41,12 @@ type kindError struct {
 func (e *kindError) Error() string { return e.text }
 func (e *kindError) Unwrap() error { return e.category }
 
+// causedError is a sentinel together with what it was found out by.
+type causedError struct{ kind, cause error }
+
+func (e *causedError) Error() string   { return e.kind.Error() + ": " + e.cause.Error() }
+func (e *causedError) Unwrap() []error { return []error{e.kind, e.cause} }
+
 // typed puts one of the sentinels over the errors of bolt, of package metadata and of the
 // system that mean the same, and keeps them in the chain.
 func typed(err error) error {
@@ -57,7 +62,7 @@ func typed(err error) error {
 		{syscall.EROFS, ErrReadOnly},
 	} {
 		if errors.Is(err, t.from) && !errors.Is(err, t.to) {
-			return fmt.Errorf("%w: %w", t.to, err)
+			return &causedError{kind: t.to, cause: err}
 		}
 	}
 	return err

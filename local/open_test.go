@@ -353,8 +353,8 @@ func TestCloseWaitsForCollection(t *testing.T) {
 	}
 	require.ErrorIs(t, err, ErrClosed)
 	select {
-	case <-closed:
-		t.Fatal("Close did not wait")
+	case err := <-closed:
+		require.Fail(t, "Close did not wait", "%v", err)
 	default:
 	}
 	close(blocked.proceed)

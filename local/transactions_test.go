@@ -19,6 +19,8 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/layercache/cache/metadata"
 )
 
 var errBoom = errors.New("boom")
@@ -63,9 +65,7 @@ func TestGroupIsOneTransaction(t *testing.T) {
 }
 
 // commits returns how many transactions have been committed to a database since it was made.
-func commits(t *testing.T, db interface {
-	View(func(*bolt.Tx) error) error
-}) (n int) {
+func commits(t *testing.T, db metadata.Transactor) (n int) {
 	t.Helper()
 	require.NoError(t, db.View(func(tx *bolt.Tx) error {
 		n = tx.ID()
@@ -230,7 +230,7 @@ func TestFailedGroupCanBeRetried(t *testing.T) {
 		p := openParts(t, t.TempDir(), opts)
 		newLayer(t, p, "one", "")
 		require.NoError(t, addLease(t.Context(), p, "l", "again"))
-		for _, make := range []func(context.Context) error{
+		for _, create := range []func(context.Context) error{
 			func(ctx context.Context) error { return p.Snapshotter.Prepare(ctx, "again", "one") },
 			func(ctx context.Context) error {
 				_, err := p.Snapshotter.View(ctx, "again", "one")
@@ -239,7 +239,7 @@ func TestFailedGroupCanBeRetried(t *testing.T) {
 		} {
 			for range 2 {
 				err := p.Transactions.Update(t.Context(), func(ctx context.Context) error {
-					require.NoError(t, make(ctx))
+					require.NoError(t, create(ctx))
 					return errBoom
 				})
 				require.Same(t, errBoom, err)

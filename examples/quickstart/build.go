@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
+	stderrors "errors"
 	"fmt"
 	"io"
 	"slices"
@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/pkg/errors"
 
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/local"
@@ -29,9 +30,9 @@ const (
 func build(ctx context.Context, out io.Writer, c *local.Cache, steps []step) (top cache.ImmutableRef, want tree, err error) {
 	for i, s := range steps {
 		ref, hit, err := buildStep(ctx, c, top, s)
-		err = errors.Join(err, release(ctx, top)) // the new layer keeps its parent alive
+		err = stderrors.Join(err, release(ctx, top)) // the new layer keeps its parent alive
 		if err != nil {
-			return nil, nil, fmt.Errorf("step %q: %w", s.name, errors.Join(err, release(ctx, ref)))
+			return nil, nil, errors.Wrapf(stderrors.Join(err, release(ctx, ref)), "step %q", s.name)
 		}
 		result := "miss"
 		if hit {
@@ -83,11 +84,11 @@ func makeLayer(ctx context.Context, c *local.Cache, parent cache.ImmutableRef, s
 		return nil, err
 	}
 	if err := withMounted(ctx, mutable, false, s.apply); err != nil {
-		return nil, errors.Join(err, mutable.Release(context.WithoutCancel(ctx)))
+		return nil, stderrors.Join(err, mutable.Release(context.WithoutCancel(ctx)))
 	}
 	ref, err := mutable.Commit(ctx) // mutable is used up if this works
 	if err != nil {
-		return nil, errors.Join(err, mutable.Release(context.WithoutCancel(ctx)))
+		return nil, stderrors.Join(err, mutable.Release(context.WithoutCancel(ctx)))
 	}
 	// Only what is finalized stays when its last ref is released.
 	err = ref.Finalize(ctx)
@@ -96,7 +97,7 @@ func makeLayer(ctx context.Context, c *local.Cache, parent cache.ImmutableRef, s
 		err = ref.SetString(keyName, key, indexName+key)
 	}
 	if err != nil {
-		return nil, errors.Join(err, release(ctx, ref))
+		return nil, stderrors.Join(err, release(ctx, ref))
 	}
 	return ref, nil
 }
@@ -112,7 +113,7 @@ func withMounted(ctx context.Context, ref cache.Mountable, readonly bool, fn fun
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, mounter.Unmount()) }()
+	defer func() { err = stderrors.Join(err, mounter.Unmount()) }()
 	return fn(root)
 }
 
@@ -126,17 +127,17 @@ func verify(ctx context.Context, ref cache.ImmutableRef, want tree) error {
 		var errs []error
 		for _, path := range want.paths() {
 			if e, ok := have[path]; !ok {
-				errs = append(errs, fmt.Errorf("%s is missing", path))
+				errs = append(errs, errors.Errorf("%s is missing", path))
 			} else if e != want[path] {
-				errs = append(errs, fmt.Errorf("%s is %v, not %v", path, e, want[path]))
+				errs = append(errs, errors.Errorf("%s is %v, not %v", path, e, want[path]))
 			}
 		}
 		for _, path := range have.paths() {
 			if _, ok := want[path]; !ok {
-				errs = append(errs, fmt.Errorf("%s should not be there", path))
+				errs = append(errs, errors.Errorf("%s should not be there", path))
 			}
 		}
-		return errors.Join(errs...)
+		return stderrors.Join(errs...)
 	})
 }
 

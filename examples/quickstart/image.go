@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -10,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/pkg/errors"
 )
 
 // step is one step of the image: it turns a tree into the next.
@@ -82,7 +81,7 @@ func trim(root string, t tree) error {
 			continue
 		}
 		if err := os.Remove(filepath.Join(root, path)); err != nil {
-			return fmt.Errorf("delete: %w", err)
+			return errors.Wrap(err, "delete")
 		}
 	}
 	return nil

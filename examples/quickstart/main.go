@@ -9,7 +9,7 @@ package main
 
 import (
 	"context"
-	"errors"
+	stderrors "errors"
 	"flag"
 	"fmt"
 	"io"
@@ -19,6 +19,7 @@ import (
 	"strconv"
 
 	"github.com/containerd/log"
+	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/local"
 )
@@ -56,7 +57,7 @@ func run(ctx context.Context, out io.Writer, dir, src string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.Close()) }()
+	defer func() { err = stderrors.Join(err, c.Close()) }()
 	fmt.Fprintf(out, "cache  %s (%s: %s)\n", dir, c.Parts.SnapshotterName, c.Parts.SnapshotterReason)
 	fmt.Fprintf(out, "source %s (%d entries)\n\n", src, len(sources))
 
@@ -64,7 +65,7 @@ func run(ctx context.Context, out io.Writer, dir, src string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, release(ctx, top)) }()
+	defer func() { err = stderrors.Join(err, release(ctx, top)) }()
 	if err := printRecords(ctx, out, c); err != nil {
 		return err
 	}
@@ -110,7 +111,7 @@ func sourceDir(src string) (string, error) {
 			return realPath(dir)
 		}
 		if dir == filepath.Dir(dir) {
-			return "", fmt.Errorf("no go.mod in or above %s: name the sources with -src", wd)
+			return "", errors.Errorf("no go.mod in or above %s: name the sources with -src", wd)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	stderrors "errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"github.com/pkg/errors"
 )
 
 // entry is what the quickstart knows of a file, a directory or a symlink.
@@ -51,7 +52,7 @@ func scan(dir, skip string) (tree, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", dir, err)
+		return nil, errors.Wrapf(err, "read %s", dir)
 	}
 	return t, nil
 }
@@ -84,7 +85,7 @@ func fileDigest(path string) (digest.Digest, error) {
 		return "", err
 	}
 	d, err := digest.FromReader(f)
-	return d, errors.Join(err, f.Close())
+	return d, stderrors.Join(err, f.Close())
 }
 
 // paths returns the tree's paths in order, directories before what is in them.
@@ -133,8 +134,8 @@ func copyFile(dst, src string) error {
 	}
 	out, err := os.OpenFile(dst, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return errors.Join(err, in.Close())
+		return stderrors.Join(err, in.Close())
 	}
 	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close(), in.Close())
+	return stderrors.Join(err, out.Close(), in.Close())
 }
