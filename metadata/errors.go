@@ -92,6 +92,9 @@ func invalid(format string, args ...any) error {
 	return errors.Wrapf(errdefs.ErrInvalidArgument, format, args...)
 }
 
+// errNoCallback is for callers that pass nil where a function is asked for.
+func errNoCallback() error { return invalid("the callback is nil") }
+
 func notFound(id string) error {
 	return errors.Wrapf(errdefs.ErrNotFound, "record %s", quote(id))
 }

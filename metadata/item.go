@@ -1,7 +1,6 @@
 package metadata
 
 import (
-	"bytes"
 	"slices"
 	"sync"
 
@@ -61,6 +60,9 @@ func (i *StorageItem) Update(fn func(*bolt.Bucket) error) error {
 		b, err := i.row(t)
 		if err != nil {
 			return err
+		}
+		if fn == nil {
+			return errNoCallback()
 		}
 		return fn(b)
 	})
@@ -143,7 +145,6 @@ func (i *StorageItem) GetExternal(key string) ([]byte, error) {
 // SetExternal stores bytes beside the record, which go when it is removed. The record is
 // created if it has never existed.
 func (i *StorageItem) SetExternal(key string, dt []byte) error {
-	dt = bytes.Clone(dt)
 	return i.storage.writeShared(func(t *txn) error {
 		if _, err := i.row(t); err != nil {
 			return err
@@ -169,6 +170,9 @@ func (i *StorageItem) Commit() error {
 	}
 	if err := i.Update(func(b *bolt.Bucket) error {
 		for _, fn := range i.queue {
+			if fn == nil {
+				return errNoCallback()
+			}
 			if err := fn(b); err != nil {
 				return err
 			}
@@ -218,6 +222,9 @@ func (i *StorageItem) ClearIndex(tx *bolt.Tx, index string) error {
 // nil; any other error is returned. The record is created if it has never existed.
 func (i *StorageItem) GetAndSetValue(key string, fn func(*Value) (*Value, error)) error {
 	return i.storage.writeAlone(func(t *txn) error {
+		if fn == nil {
+			return errNoCallback()
+		}
 		var old *Value
 		if b := rowBucket(t.tx, i.id); b != nil && !i.life.removed.Load() {
 			if err := t.fold(i.id, b); err != nil {

@@ -439,6 +439,14 @@ func TestHostileNames(t *testing.T) {
 	} {
 		require.True(t, errdefs.IsInvalidArgument(err), "%d %v", i, err)
 	}
+	it.Queue(nil)
+	for i, err := range []error{
+		s.View("ok", nil), s.Update("ok", nil), s.Scan(nil), s.ReadRow("ok", nil), it.Update(nil),
+		it.GetAndSetValue("k", nil), it.Commit(), RowView{}.Each(func([]byte, RawValue) error { return nil }),
+		s.ReadRow("ok", func(r RowView) error { return r.Each(nil) }),
+	} {
+		require.True(t, errdefs.IsInvalidArgument(err), "%d %v", i, err)
+	}
 	_, err := NewValue(func() {})
 	require.True(t, errdefs.IsInvalidArgument(err))
 	require.Equal(t, before, dump(t, s.DB()))

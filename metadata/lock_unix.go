@@ -3,6 +3,7 @@
 package metadata
 
 import (
+	stderrors "errors"
 	"os"
 	"syscall"
 
@@ -17,4 +18,17 @@ func lockFile(f *os.File) error {
 		return errors.WithStack(ErrDatabaseLocked)
 	}
 	return errors.WithStack(err)
+}
+
+// syncDir makes the names in a directory durable.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
+		err = nil // the filesystem has nothing to sync
+	}
+	return stderrors.Join(err, d.Close())
 }

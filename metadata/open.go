@@ -68,7 +68,7 @@ func openFile(path string) (_ *file, err error) {
 		return nil, errors.Wrapf(ErrNotDatabase, "%s", fi.Mode().Type())
 	}
 	f := &file{}
-	done := false
+	done, fresh := false, false
 	defer func() {
 		if !done && f.os != nil {
 			// bbolt closes what it could not open, but not when it panics.
@@ -86,7 +86,7 @@ func openFile(path string) (_ *file, err error) {
 			if f.os, err = os.OpenFile(name, flag, mode); err != nil {
 				return nil, err
 			}
-			f.dirty, err = verifyLocked(f.os)
+			f.dirty, fresh, err = verifyLocked(f.os)
 			return f.os, err
 		},
 	})
@@ -94,23 +94,31 @@ func openFile(path string) (_ *file, err error) {
 		return nil, translateOpen(err)
 	}
 	done = true
+	if fresh {
+		// A record must not be gone with the name of the file that it was synced to.
+		if err := syncDir(filepath.Dir(path)); err != nil {
+			return nil, errors.WithStack(stderrors.Join(err, f.Close()))
+		}
+	}
 	return f, nil
 }
 
 // verifyLocked verifies a file under the lock that bbolt takes next, since a file that another
-// process writes to may look damaged. It tells whether the file lacks a free list.
-func verifyLocked(f *os.File) (noFreelist bool, err error) {
+// process writes to may look damaged. It tells whether the file lacks a free list, and whether
+// it is a fresh one, which bbolt lays out with a free list.
+func verifyLocked(f *os.File) (lacksFreelist, fresh bool, err error) {
 	if err := lockFile(f); err != nil {
-		return false, err
+		return false, false, err
 	}
 	fi, err := f.Stat()
 	if err != nil {
-		return false, errors.WithStack(err)
+		return false, false, errors.WithStack(err)
 	}
 	if fi.Size() == 0 {
-		return false, nil // bbolt lays out a new file, with a free list
+		return false, true, nil
 	}
-	return verify(f, fi.Size())
+	lacksFreelist, err = verify(f, fi.Size())
+	return lacksFreelist, false, err
 }
 
 // View implements Transactor.

@@ -194,6 +194,15 @@ func TestClosed(t *testing.T) {
 	db.DB.(*file).dirty = false
 }
 
+// TestNoDatabase has nothing below the store.
+func TestNoDatabase(t *testing.T) {
+	s := NewStoreWithDB(nil)
+	require.ErrorIs(t, s.Write(create("a")), ErrClosed)
+	_, err := s.All()
+	require.ErrorIs(t, err, ErrClosed)
+	require.NoError(t, s.Close())
+}
+
 // TestCloseWaits lets what is under way finish.
 func TestCloseWaits(t *testing.T) {
 	s, db := newStore(t)

@@ -14,6 +14,12 @@ type RowView struct {
 // out. key and value alias the database: they must neither be kept nor changed. It stops at
 // the first error and returns it. A value that is not an envelope is ErrCorrupt.
 func (r RowView) Each(fn func(key []byte, value RawValue) error) error {
+	if fn == nil {
+		return errNoCallback()
+	}
+	if r.b == nil {
+		return invalid("the row was not got from a store")
+	}
 	c := r.b.Cursor()
 	for k, dt := c.First(); k != nil; k, dt = c.Next() {
 		if len(dt) == 0 {
@@ -35,6 +41,9 @@ func (r RowView) Each(fn func(key []byte, value RawValue) error) error {
 // not call the store.
 func (s *Store) Scan(fn func(id []byte, row RowView) error) error {
 	return s.view(func(tx *bolt.Tx) error {
+		if fn == nil {
+			return errNoCallback()
+		}
 		main := tx.Bucket(mainBucket)
 		if main == nil {
 			return nil
@@ -52,5 +61,10 @@ func (s *Store) Scan(fn func(id []byte, row RowView) error) error {
 // ReadRow calls fn for one record, within a read transaction. An unknown ID is
 // errdefs.ErrNotFound.
 func (s *Store) ReadRow(id string, fn func(RowView) error) error {
-	return s.View(id, func(b *bolt.Bucket) error { return fn(RowView{b}) })
+	return s.View(id, func(b *bolt.Bucket) error {
+		if fn == nil {
+			return errNoCallback()
+		}
+		return fn(RowView{b})
+	})
 }

@@ -53,13 +53,24 @@ type Store struct {
 	}
 }
 
-// NewStoreWithDB returns a store on db, which it owns from now on: Close closes it.
+// NewStoreWithDB returns a store on db, which it owns from now on: Close closes it. Without a
+// database the store is a closed one.
 func NewStoreWithDB(db DB, opts ...Option) *Store {
 	o := newOptions(opts)
+	if db == nil {
+		db = noDB{}
+	}
 	s := &Store{db: db}
 	s.later.interval, s.later.afterFunc = o.flushInterval, o.afterFunc
 	return s
 }
+
+// noDB stands for a database that is missing.
+type noDB struct{}
+
+func (noDB) View(func(*bolt.Tx) error) error   { return errors.WithStack(ErrClosed) }
+func (noDB) Update(func(*bolt.Tx) error) error { return errors.WithStack(ErrClosed) }
+func (noDB) Close() error                      { return nil }
 
 // Close waits for the calls under way, writes what Later left pending and closes the database.
 // Every other call fails with ErrClosed from the moment Close is called; repeated calls wait
@@ -211,6 +222,9 @@ func (s *Store) View(id string, fn func(*bolt.Bucket) error) error {
 		if b == nil {
 			return notFound(id)
 		}
+		if fn == nil {
+			return errNoCallback()
+		}
 		return fn(b)
 	})
 }
@@ -222,6 +236,9 @@ func (s *Store) Update(id string, fn func(*bolt.Bucket) error) error {
 		b, err := t.existing(id)
 		if err != nil {
 			return err
+		}
+		if fn == nil {
+			return errNoCallback()
 		}
 		return fn(b)
 	})

@@ -2,8 +2,10 @@ package metadata
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -131,7 +133,7 @@ func TestEmpty(t *testing.T) {
 	require.True(t, errdefs.IsNotFound(s.View("x", nil)))
 	require.True(t, errdefs.IsNotFound(s.Update("x", nil)))
 	require.True(t, errdefs.IsNotFound(s.ReadRow("x", nil)))
-	require.NoError(t, s.Scan(nil))
+	require.NoError(t, s.Scan(func([]byte, RowView) error { return errors.New("no record") }))
 	require.NoError(t, s.Clear("x"))
 	it, ok := s.Get("x")
 	require.False(t, ok)
@@ -168,4 +170,72 @@ func TestAll(t *testing.T) {
 	require.Equal(t, []string{`B="B"`, `a="a"`, `aa="aa"`, `b="b"`}, seen)
 	stop := errors.New("stop")
 	require.ErrorIs(t, s.Scan(func([]byte, RowView) error { return stop }), stop)
+}
+
+// afterView runs a function once after the next read transaction.
+type afterView struct {
+	DB
+	then func()
+}
+
+func (a *afterView) View(fn func(*bolt.Tx) error) error {
+	err := a.DB.View(fn)
+	if then := a.then; then != nil {
+		a.then = nil
+		then()
+	}
+	return err
+}
+
+// TestRemovedWhileListed removes a record between the transaction of a search and its result.
+// spec META-11, MV-2
+func TestRemovedWhileListed(t *testing.T) {
+	_, db := newStore(t)
+	hook := &afterView{DB: db}
+	s := NewStoreWithDB(hook)
+	for _, id := range []string{"a", "b", "c"} {
+		require.NoError(t, s.Write(create(id)))
+	}
+	hook.then = func() { require.NoError(t, s.Clear("b")) }
+	require.Equal(t, []string{"a", "c"}, allIDs(t, s))
+	hook.then = func() { require.NoError(t, s.Clear("c")) }
+	it, ok := s.Get("c")
+	require.True(t, ok)
+	require.ErrorIs(t, it.SetExternal("e", nil), ErrRecordRemoved)
+}
+
+// TestSteadySize inserts and deletes many records: neither the file nor what a commit writes
+// grows with their number.
+// fault 35
+func TestSteadySize(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "metadata_v2.db")
+	db, err := bolt.Open(path, 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true, FreelistType: bolt.FreelistMapType})
+	require.NoError(t, err)
+	s := NewStoreWithDB(db)
+	const rounds, batch, kept = 400, 50, 4 // batches
+	var sizes, pages []int64
+	for round := range rounds {
+		before := db.Stats().TxStats.PageCount
+		require.NoError(t, s.Write(func(w *Writer) error {
+			for i := range batch {
+				if err := fill(w, fmt.Sprintf("%x-%06d-%03d", (round*7919)%256, round, i)); err != nil {
+					return err
+				}
+				if old := round - kept; old >= 0 {
+					if err := w.Remove(fmt.Sprintf("%x-%06d-%03d", (old*7919)%256, old, i)); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}))
+		fi, err := os.Stat(path)
+		require.NoError(t, err)
+		sizes, pages = append(sizes, fi.Size()), append(pages, db.Stats().TxStats.PageCount-before)
+	}
+	require.Len(t, allIDs(t, s), kept*batch)
+	checkConsistent(t, s)
+	require.Equal(t, sizes[rounds/4], sizes[rounds-1])
+	require.LessOrEqual(t, slices.Max(pages[rounds/2:]), 2*slices.Max(pages[kept:rounds/4]))
+	require.NoError(t, s.Close())
 }

@@ -153,7 +153,7 @@ func TestDamage(t *testing.T) {
 
 // TestVerifyHealthy changes trees of many levels at random and expects nothing to be found,
 // with and without a free list.
-// fault 30, fault 35
+// fault 30
 func TestVerifyHealthy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "small-pages.db")
 	rnd := rand.New(rand.NewPCG(7, 7))

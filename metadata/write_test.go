@@ -254,7 +254,11 @@ func TestWriterRules(t *testing.T) {
 			return err
 		}
 		require.ErrorIs(t, r.Set("k", 2, "i"), ErrRecordRemoved)
-		return create("a")(w)
+		if err := create("a")(w); err != nil {
+			return err
+		}
+		require.ErrorIs(t, r.Set("k", 2, "i"), ErrRecordRemoved)
+		return nil
 	}))
 	require.Equal(t, []string{"i:a::a"}, entries(t, s))
 

@@ -17,7 +17,7 @@ import (
 // call w. It must not keep w nor call the store.
 func (s *Store) Write(fn func(w *Writer) error) error {
 	if fn == nil {
-		return invalid("nothing to write")
+		return errNoCallback()
 	}
 	return s.writeShared(func(t *txn) error {
 		w := &Writer{t: t}
@@ -73,7 +73,7 @@ func (w *Writer) Row(id string) (*RowWriter, error) {
 }
 
 // Remove deletes a record with its index entries and external items. Removing an unknown
-// record succeeds. RowWriters of the record must not be used afterwards.
+// record succeeds. RowWriters of the record fail with ErrRecordRemoved afterwards.
 func (w *Writer) Remove(id string) error {
 	if w.t == nil {
 		return errWriterKept
@@ -93,8 +93,8 @@ func (r *RowWriter) open() error {
 	if r.w.t == nil {
 		return errWriterKept
 	}
-	if rowBucket(r.w.t.tx, r.id) == nil {
-		return errors.WithStack(ErrRecordRemoved)
+	if rowBucket(r.w.t.tx, r.id) != r.b { // a transaction has one bucket value for a bucket
+		return errors.Wrapf(ErrRecordRemoved, "record %s", quote(r.id))
 	}
 	return nil
 }
