@@ -7,11 +7,15 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/layercache/cache/metadata"
 )
@@ -359,4 +363,26 @@ func TestCloseWaitsForCollection(t *testing.T) {
 	}
 	close(blocked.proceed)
 	require.NoError(t, <-closed)
+}
+
+// Everything is in the namespace that BuildKit uses, whatever that of the context. spec SNP-6 SNP-7
+func TestNamespace(t *testing.T) {
+	p := openParts(t, t.TempDir(), Options{Snapshotter: Native})
+	ctx := namespaces.WithNamespace(t.Context(), "elsewhere")
+	require.NoError(t, addLease(ctx, p, "l", "s"))
+	require.NoError(t, p.Snapshotter.Prepare(ctx, "s", ""))
+	w, err := p.ContentStore.Writer(ctx, content.WithRef("r"))
+	require.NoError(t, err)
+	require.NoError(t, w.Commit(ctx, 0, ""))
+	require.NoError(t, w.Close())
+	require.NoError(t, p.raw.View(func(tx *bolt.Tx) error {
+		top := tx.Bucket([]byte("v1"))
+		require.Nil(t, top.Bucket([]byte("elsewhere")))
+		ns := top.Bucket([]byte("buildkit"))
+		require.NotNil(t, ns.Bucket([]byte("leases")).Bucket([]byte("l")))
+		require.NotNil(t, ns.Bucket([]byte("snapshots")).Bucket([]byte("native")).Bucket([]byte("s")))
+		k, _ := ns.Bucket([]byte("content")).Bucket([]byte("blob")).Cursor().First()
+		require.Equal(t, digest.FromString("").String(), string(k))
+		return nil
+	}))
 }
