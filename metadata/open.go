@@ -43,7 +43,7 @@ func CheckLegacy(path string) error {
 	if legacy == filepath.Clean(path) {
 		return nil
 	}
-	if _, err := os.Stat(legacy); err != nil {
+	if _, err := os.Stat(legacy); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	return errors.Wrapf(ErrLegacyMetadata,

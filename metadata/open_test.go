@@ -181,17 +181,19 @@ func TestClosed(t *testing.T) {
 		require.ErrorIs(t, err, ErrClosed, "%d", i)
 		require.True(t, errdefs.IsFailedPrecondition(err))
 	}
-	_, ok := s.Get("a")
-	require.False(t, ok)
+	_, exists := s.Get("a")
+	require.False(t, exists)
 	require.Nil(t, it.Get("k"))
 
 	// A database that was closed below the store looks the same.
 	s, db := newStore(t)
-	require.NoError(t, db.DB.(*file).bolt.Close())
+	f, ok := db.DB.(*file)
+	require.True(t, ok)
+	require.NoError(t, f.bolt.Close())
 	require.ErrorIs(t, s.Write(create("b")), ErrClosed)
 	_, err := s.All()
 	require.ErrorIs(t, err, ErrClosed)
-	db.DB.(*file).dirty = false
+	f.dirty = false
 }
 
 // TestNoDatabase has nothing below the store.
@@ -215,8 +217,8 @@ func TestCloseWaits(t *testing.T) {
 		return errdefs.IsFailedPrecondition(err)
 	}, testTimeout, testPoll)
 	select {
-	case <-closed:
-		t.Fatal("closed under a write")
+	case err := <-closed:
+		t.Fatal("closed under a write", err)
 	default:
 	}
 	release()

@@ -177,6 +177,45 @@ func TestVerifyHealthy(t *testing.T) {
 	}
 }
 
+// TestVerifyLongFreelist reads a free list whose length does not fit its page's header.
+// fault 30
+func TestVerifyLongFreelist(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "long.db")
+	db, err := bolt.Open(path, 0o600, &bolt.Options{PageSize: 1024, NoSync: true, FreelistType: bolt.FreelistMapType})
+	require.NoError(t, err)
+	require.NoError(t, db.Update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucket([]byte("b"))
+		if err != nil {
+			return err
+		}
+		return b.Put([]byte("large"), make([]byte, 70_000*1024))
+	}))
+	require.NoError(t, db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte("b")).Delete([]byte("large")) }))
+	require.NoError(t, db.Close())
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	fi, err := f.Stat()
+	require.NoError(t, err)
+	lacks, err := verify(f, fi.Size())
+	require.NoError(t, err)
+	require.False(t, lacks)
+	// The first page in it twice, a page that does not exist, and a length beyond the page.
+	at := int64(freelistPageOf(t, path))*1024 + pageHeader
+	var second [8]byte
+	_, err = f.ReadAt(second[:], at+16)
+	require.NoError(t, err)
+	for _, change := range []struct {
+		at    int64
+		value []byte
+	}{{at + 8, second[:]}, {at + 8, bytes.Repeat([]byte{0xFF}, 8)}, {at, bytes.Repeat([]byte{0x7F}, 8)}} {
+		_, err = f.WriteAt(change.value, change.at)
+		require.NoError(t, err)
+		_, err = verify(f, fi.Size())
+		require.ErrorIs(t, err, ErrCorrupt)
+	}
+}
+
 // shuffle puts and deletes keys of two nested buckets and of one that comes and goes.
 func shuffle(tx *bolt.Tx, rnd *rand.Rand) error {
 	top, err := tx.CreateBucketIfNotExists([]byte("top"))

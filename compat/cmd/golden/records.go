@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	stderrors "errors"
 	"os"
 	"path/filepath"
 
@@ -21,12 +22,12 @@ import (
 )
 
 // fill makes a record of every kind, with the metadata that BuildKit's sources keep on them.
-func (e *engine) fill(ctx context.Context) error {
+func (e *engine) fill(ctx context.Context) (err error) {
 	ctx, done, err := leaseutil.WithLease(ctx, e.leases, leaseutil.MakeTemporary)
 	if err != nil {
 		return err
 	}
-	defer done(ctx)
+	defer func() { err = stderrors.Join(err, done(ctx)) }()
 	base, err := e.layer(ctx, nil, "base", true)
 	if err != nil {
 		return err
