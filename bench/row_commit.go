@@ -36,7 +36,12 @@ func commitRow() row {
 		if e.snapshotter == "overlayfs" {
 			l.Counts[0].Limit = number(14)
 		}
-		return []line{l}, nil
+		work := fmt.Sprintf("the disk alone: %s and %s fdatasync, directories of a snapshot", plain(&p.Fdatasync), plain(&o.Fdatasync))
+		floor, err := floorLine(ctx, e, work, p.Fdatasync, o.Fdatasync)
+		if err != nil {
+			return nil, err
+		}
+		return []line{l, floor}, nil
 	}}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,9 +35,13 @@ func mainTable(lines []line) table {
 		right: []bool{true, false, true, true, true, false, false},
 	}
 	for _, l := range lines {
+		met := yes(l.Met)
+		if l.MinRatio == 0 && len(l.Counts) == 0 {
+			met = "-" // there is nothing to meet
+		}
 		t.cells = append(t.cells, []string{
 			strconv.Itoa(l.Row), l.Work, quantity(l.Peer, l.Unit), quantity(l.Ours, l.Unit),
-			significant(l.Ratio) + "x", l.Target, yes(l.Met),
+			significant(l.Ratio) + "x", l.Target, met,
 		})
 	}
 	return t
@@ -124,9 +129,12 @@ func writeText(w io.Writer, lines []line) error {
 
 // writeJSON writes the lines as a list.
 func writeJSON(path string, lines []line) error {
-	data, err := json.MarshalIndent(lines, "", "  ")
-	if err != nil {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false) // targets have a ">" in them
+	if err := enc.Encode(lines); err != nil {
 		return errors.WithStack(err)
 	}
-	return errors.WithStack(os.WriteFile(path, append(data, '\n'), 0o644))
+	return errors.WithStack(os.WriteFile(path, b.Bytes(), 0o644))
 }

@@ -84,6 +84,7 @@ func TestJSON(t *testing.T) {
 	var rows []map[string]any
 	require.NoError(t, json.Unmarshal(data, &rows))
 	require.Len(t, rows, 3)
+	require.Contains(t, string(data), `"target": ">= 100x"`)
 	for _, key := range []string{"row", "work", "peer", "ours", "ratio", "target", "met"} {
 		require.Contains(t, rows[0], key)
 	}
