@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
@@ -112,7 +113,7 @@ func (m *manager) remove(ctx context.Context, reason string, recs ...*graph.Reco
 	err := m.markDeleted(doomed, true)
 	switch {
 	case err == nil:
-		err = m.deleteMarked(ctx, doomed)
+		err = m.deleteMarked(ctx, leftoversOf(doomed))
 	case m.markDeleted(doomed, false) == nil:
 		for _, rec := range recs {
 			_ = invariant.NoError(m.g.Restore(rec))
@@ -120,7 +121,7 @@ func (m *manager) remove(ctx context.Context, reason string, recs ...*graph.Reco
 		return err
 	}
 	if err != nil {
-		m.unfinished.add(doomed)
+		m.unfinished.add(leftoversOf(doomed))
 	}
 	for i, rec := range recs {
 		m.mounts.forget(rec)
@@ -154,6 +155,9 @@ func (m *manager) markDeleted(doomed []graph.Status, deleted bool) error {
 					continue
 				}
 				row, err := w.Row(id)
+				if errdefs.IsNotFound(err) {
+					continue // by a write whose answer was lost
+				}
 				if err != nil {
 					return err
 				}
@@ -173,19 +177,14 @@ func (m *manager) markDeleted(doomed []graph.Status, deleted bool) error {
 }
 
 // deleteMarked deletes the leases and then the rows of marked records.
-func (m *manager) deleteMarked(ctx context.Context, doomed []graph.Status) error {
-	var leaseIDs, rowIDs []string
-	for _, st := range doomed {
-		leaseIDs = append(leaseIDs, leasesOf(st)...)
-		rowIDs = append(rowIDs, st.Mut, st.Imm)
-	}
+func (m *manager) deleteMarked(ctx context.Context, l leftovers) error {
 	err := m.transact(ctx, func(ctx context.Context) error {
-		return m.deleteLeases(ctx, leaseIDs...)
+		return m.deleteLeases(ctx, l.leases...)
 	})
-	if err != nil {
+	if err != nil || len(l.rows) == 0 {
 		return err
 	}
-	return m.removeRows(rowIDs...)
+	return m.removeRows(l.rows...)
 }
 
 // leasesOf lists the leases a record may have.
@@ -203,34 +202,46 @@ func leasesOf(st graph.Status) []string {
 	return ids
 }
 
-// removals lists marked records whose deletion a failing backend interrupted.
+// leftovers are leases, and rows marked as deleted, that are of no use any more.
+type leftovers struct{ leases, rows []string }
+
+func leftoversOf(doomed []graph.Status) (l leftovers) {
+	for _, st := range doomed {
+		l.leases = append(l.leases, leasesOf(st)...)
+		l.rows = append(l.rows, st.Mut, st.Imm)
+	}
+	return l
+}
+
+// removals collects what a failing backend kept from being deleted.
 type removals struct {
-	mu   sync.Mutex
-	list []graph.Status
+	mu sync.Mutex
+	leftovers
 }
 
-func (r *removals) add(doomed []graph.Status) {
+func (r *removals) add(l leftovers) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.list = append(r.list, doomed...)
+	r.leases = append(r.leases, l.leases...)
+	r.rows = append(r.rows, l.rows...)
 }
 
-func (r *removals) take() []graph.Status {
+func (r *removals) take() leftovers {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	list := r.list
-	r.list = nil
-	return list
+	l := r.leftovers
+	r.leftovers = leftovers{}
+	return l
 }
 
 // finishRemovals goes on with deletions that were interrupted.
 func (m *manager) finishRemovals(ctx context.Context) error {
-	left := m.unfinished.take()
-	if len(left) == 0 {
+	l := m.unfinished.take()
+	if len(l.leases) == 0 && len(l.rows) == 0 {
 		return nil
 	}
-	if err := m.deleteMarked(ctx, left); err != nil {
-		m.unfinished.add(left)
+	if err := m.deleteMarked(ctx, l); err != nil {
+		m.unfinished.add(l)
 		return errors.Wrap(err, "finishing interrupted removals")
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/internal/graph"
@@ -147,18 +148,26 @@ func (m *manager) finalizeInSlot(ctx context.Context, rec *graph.Record) error {
 		}
 		return w.Remove(st.Mut)
 	})
-	if err != nil {
+	if err != nil && m.rowExists(st.Mut) { // else only the answer was lost
 		return errors.Wrapf(err, "storing that record %q is finalized", st.Imm)
 	}
 	if err := m.g.Finalize(rec); err != nil {
 		return invariant.NoError(err)
 	}
 	if mutLease {
-		// Should this fail, the lease has no record any more and goes at the next start (spec INIT-11).
-		undo{m.undoLease(st.Mut)}.run(ctx)
+		m.dropLease(ctx, st.Mut)
 	}
 	m.observe(Event{Kind: EventFinalize, ID: st.Imm}, start)
 	return nil
+}
+
+// dropLease deletes a lease whose record is no more. If that fails, the next prune or start does it.
+func (m *manager) dropLease(ctx context.Context, id string) {
+	l := leftovers{leases: []string{id}}
+	if err := m.deleteMarked(context.WithoutCancel(ctx), l); err != nil {
+		m.unfinished.add(l)
+		log.G(ctx).WithError(err).Warn("layer cache: a lease is left for the next prune")
+	}
 }
 
 // commitSnapshot leases and commits the snapshot of a sealed record, and drops the mutable half's
