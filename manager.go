@@ -260,7 +260,7 @@ func (m *manager) GetMutable(ctx context.Context, id string, opts ...RefOption) 
 // implementation, which is looked up by its ID (spec OPT-3).
 func (m *manager) resolveParent(ctx context.Context, parent ImmutableRef, opts refOptions) (*graph.Record, DescHandlers, error) {
 	if own, ok := parent.(*immutableRef); ok && own.m == m {
-		if !m.g.Link(own.rec) {
+		if !m.g.Link(own.rec, own.id) {
 			return nil, nil, errors.Wrapf(errNotFound, "parent %q", own.id)
 		}
 		return own.rec, own.handlers, nil
@@ -269,7 +269,7 @@ func (m *manager) resolveParent(ctx context.Context, parent ImmutableRef, opts r
 	if err != nil {
 		return nil, nil, errors.Wrap(err, "looking up the parent")
 	}
-	linked := m.g.Link(ref.rec)
+	linked := m.g.Link(ref.rec, ref.id)
 	if err := ref.Release(ctx); err != nil {
 		if linked {
 			m.unlink(ctx, ref.rec)

@@ -399,7 +399,7 @@ func (r *recovery) insert(row *row) {
 	for _, p := range row.parents() {
 		rec := r.built[p] // nil for a diff without lower or upper
 		if rec != nil {
-			r.m.g.Link(rec)
+			r.m.g.Link(rec, p)
 		}
 		spec.Parents = append(spec.Parents, rec)
 	}

@@ -154,7 +154,7 @@ func (r *immutableRef) IdentityMapping() *user.IdentityMapping { return r.m.Iden
 
 func (r *immutableRef) Clone() ImmutableRef {
 	c := &immutableRef{refMetadata: r.refMetadata, rec: r.rec, handlers: r.handlers, progress: r.progress}
-	if r.m.g.Clone(r.rec, false) {
+	if r.m.g.Clone(r.rec, r.id, false) {
 		r.m.took(c, c.id, false)
 	} else {
 		c.released.Store(true)
@@ -181,7 +181,7 @@ func (r *immutableRef) borrow() (giveBack func(context.Context), err error) {
 	if r.released.Load() {
 		return nil, errReleased
 	}
-	if !r.m.g.Clone(r.rec, false) {
+	if !r.m.g.Clone(r.rec, r.id, false) {
 		return nil, errNotFound
 	}
 	return func(ctx context.Context) {
@@ -206,8 +206,12 @@ func (r *immutableRef) LayerChain() RefList {
 	layers := graph.Layers(r.rec)
 	out := make(RefList, len(layers))
 	for i, l := range layers {
-		c := &immutableRef{refMetadata: refMetadata{m: r.m, id: r.m.g.ImmutableID(l)}, rec: l, handlers: r.handlers, progress: r.progress}
-		if r.m.g.Clone(l, false) {
+		id := r.id // its own, though the record may have been committed anew since
+		if l != r.rec {
+			id = r.m.g.ImmutableID(l)
+		}
+		c := &immutableRef{refMetadata: refMetadata{m: r.m, id: id}, rec: l, handlers: r.handlers, progress: r.progress}
+		if r.m.g.Clone(l, c.id, false) {
 			r.m.took(c, c.id, false)
 		} else {
 			c.released.Store(true)

@@ -156,27 +156,29 @@ func (g *Graph) Writer(id string) (*Record, Verdict) {
 	return r, OK
 }
 
-// Clone takes another ref on a record that is alive, whether or not its caller still holds one
-// (spec REF-1, MGR-6). It reports false if the record is gone.
-func (g *Graph) Clone(r *Record, triggers bool) bool {
+// Clone takes another ref on a record that is alive under the immutable name id, whether or not its
+// caller still holds one (spec REF-1, MGR-6). It reports false if that name is gone.
+func (g *Graph) Clone(r *Record, id string, triggers bool) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !r.takesRefsLocked() {
+	if !r.takesRefsLocked(id) {
 		return false
 	}
 	g.addRefLocked(r, triggers)
 	return true
 }
 
-func (r *Record) takesRefsLocked() bool {
-	return (r.state == Sealed || r.state == Lazy || r.state == Ready) && !r.hidden
+// takesRefsLocked tells whether r is there under the name id. A record that was taken back and
+// committed anew has another.
+func (r *Record) takesRefsLocked(id string) bool {
+	return (r.state == Sealed || r.state == Lazy || r.state == Ready) && !r.hidden && r.imm.ID == id
 }
 
-// Link takes the place of a child on r. It reports false if the record is gone.
-func (g *Graph) Link(r *Record) bool {
+// Link takes the place of a child on r, as Clone does.
+func (g *Graph) Link(r *Record, id string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !r.takesRefsLocked() {
+	if !r.takesRefsLocked(id) {
 		return false
 	}
 	r.links++

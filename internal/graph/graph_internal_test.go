@@ -14,7 +14,7 @@ func active(t require.TestingT, g *Graph, id string, retain bool, parents ...*Re
 		kind = Layer
 	}
 	for _, p := range parents {
-		require.True(t, g.Link(p))
+		require.True(t, g.Link(p, p.imm.ID))
 	}
 	r, ok := g.Insert(Spec{Kind: kind, Parents: parents, State: Active, Mut: &Meta{ID: id, SnapshotID: id, Size: -1, Retain: retain}, Writer: true, Triggers: true})
 	require.True(t, ok)
@@ -38,7 +38,7 @@ func TestUseIsCountedAtTheLastTriggeringRef(t *testing.T) { // spec REF-2, REF-3
 	require.Equal(t, OK, v)
 	_, v = g.Ref("r", true)
 	require.Equal(t, OK, v)
-	require.True(t, g.Clone(r, false))
+	require.True(t, g.Clone(r, r.imm.ID, false))
 	require.Zero(t, g.DropRef(r, true, 6).NumUses, "another triggering ref remains")
 	o := g.DropRef(r, true, 7)
 	require.Equal(t, 1, o.NumUses, "a ref that does not trigger must not hold the count back")
@@ -91,7 +91,7 @@ func TestSealedRecordWithAChildComingIsNotRemoved(t *testing.T) { // spec MGR-6,
 	g := New()
 	r := active(t, g, "m", false)
 	require.NoError(t, g.Seal(r, &Meta{ID: "i"}, true))
-	require.True(t, g.Link(r))
+	require.True(t, g.Link(r, r.imm.ID))
 	require.False(t, g.DropRef(r, true, 1).Remove)
 	require.True(t, g.Unlink(r).Remove, "the child did not come, so the pair goes now")
 }
@@ -100,7 +100,7 @@ func TestParentsAreLetGoOncePerLink(t *testing.T) { // quirk Q28, spec REF-9
 	g := New()
 	p := ready(t, g, "p")
 	for range 2 {
-		require.True(t, g.Link(p))
+		require.True(t, g.Link(p, p.imm.ID))
 	}
 	r, ok := g.Insert(Spec{Kind: Merge, Parents: []*Record{p, p}, State: Ready, Imm: &Meta{ID: "merge"}, Ref: true})
 	require.True(t, ok)
@@ -157,7 +157,7 @@ func TestLazyBlobsVisitEachAncestorOnce(t *testing.T) { // spec MGR-8
 	g := New()
 	lazy := func(id string, kind Kind, parents ...*Record) *Record {
 		for _, p := range parents {
-			require.True(t, g.Link(p))
+			require.True(t, g.Link(p, p.imm.ID))
 		}
 		r, ok := g.Insert(Spec{Kind: kind, Parents: parents, State: Lazy, Imm: &Meta{ID: id, Blob: &Blob{Digest: "d-" + id, Only: true}}, Ref: true})
 		require.True(t, ok)
@@ -239,7 +239,7 @@ func TestCountsUnderRandomLives(t *testing.T) {
 					t.Skip("no ref")
 				}
 				h := rapid.SampledFrom(refs).Draw(t, "ref")
-				require.True(t, g.Clone(h.r, false))
+				require.True(t, g.Clone(h.r, h.r.imm.ID, false))
 				refs = append(refs, held{h.r, false})
 			},
 			"release": func(t *rapid.T) {
