@@ -33,6 +33,7 @@ type holderTable struct {
 
 type holderEntry struct {
 	id      string
+	pair    string // the mutable half, whose name the ref holds, too
 	mutable bool
 	since   time.Time
 	pcs     [holderDepth]uintptr
@@ -48,6 +49,7 @@ func (m *manager) took(ref any, id string, mutable bool) {
 		return
 	}
 	e := holderEntry{id: id, mutable: mutable, since: m.opt.Now()}
+	e.pair, _ = m.g.EqualMutable(id)
 	e.n = runtime.Callers(3, e.pcs[:])
 	m.holders.mu.Lock()
 	defer m.holders.mu.Unlock()
@@ -67,7 +69,7 @@ func (t *holderTable) list(id string) []Holder {
 	t.mu.Lock()
 	entries := make([]holderEntry, 0, len(t.live))
 	for _, e := range t.live {
-		if id == "" || e.id == id {
+		if id == "" || e.id == id || e.pair == id {
 			entries = append(entries, e)
 		}
 	}
