@@ -163,6 +163,10 @@ func (r *refMetadata) typed(key, val string) (graph.Field, graph.Meta, error) {
 }
 
 func (r *refMetadata) GetExternal(key string) ([]byte, error) {
+	if err := r.m.life.begin(); err != nil { // or it would look as if the data were not there
+		return nil, errors.Wrapf(err, "reading %q of record %q", key, r.id)
+	}
+	defer r.m.life.end()
 	it := r.item()
 	if it == nil {
 		return nil, errors.Wrapf(errNotFound, "reading %q of record %q", key, r.id)
