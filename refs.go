@@ -284,6 +284,9 @@ func (r *mutableRef) Release(ctx context.Context) error {
 	if r.done.Load() {
 		return nil
 	}
+	if err := r.m.life.begin(); err == nil { // after Close the claim ends all the same
+		defer r.m.life.end()
+	}
 	err := r.m.inSlotOrLater(ctx, r.rec, r.releaseInSlot)
 	return errors.Wrapf(err, "releasing record %q", r.id)
 }
