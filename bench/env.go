@@ -22,6 +22,7 @@ type env struct {
 	pairs       int
 	quick       bool
 	start       time.Time
+	machine     machine
 }
 
 func newEnv(ctx context.Context, f flags) (*env, error) {
@@ -30,6 +31,9 @@ func newEnv(ctx context.Context, f flags) (*env, error) {
 		return nil, errors.WithStack(err)
 	}
 	e := &env{dir: dir, pairs: f.pairs, quick: f.quick, start: time.Now()}
+	if e.machine, err = describeMachine(dir); err != nil {
+		return nil, stderrors.Join(err, e.close())
+	}
 	c, err := ours.Open(ctx, filepath.Join(dir, "choice"), "", nil)
 	if err != nil {
 		return nil, stderrors.Join(err, e.close())

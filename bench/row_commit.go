@@ -66,7 +66,7 @@ func commitParallelRow() row {
 
 // measureCommit fills in the times of a line and checks the records that were made.
 func measureCommit(ctx context.Context, e *env, l *line, goroutines int) error {
-	return e.withBoth(ctx, func(b both) (err error) {
+	return e.withBoth(ctx, func(b both) error {
 		peer, err := prepareCommit(ctx, b.peer)
 		if err != nil {
 			return err
@@ -75,7 +75,10 @@ func measureCommit(ctx context.Context, e *env, l *line, goroutines int) error {
 		if err != nil {
 			return err
 		}
-		n := e.scale(100, 5) * goroutines
+		n := e.scale(50, 5)
+		if goroutines > 1 {
+			n = e.scale(25, 5) * goroutines
+		}
 		if l.Peer, l.Ours, err = e.alternate(ctx, unitTime, timed(n, goroutines, peer), timed(n, goroutines, ours)); err != nil {
 			return err
 		}
