@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -68,13 +69,17 @@ func (r *refMetadata) set(f graph.Field, meta graph.Meta, key string, value any)
 func (r *refMetadata) GetDescription() string { return r.meta().Description }
 
 func (r *refMetadata) SetDescription(text string) error {
+	text = storable(text)
 	return r.set(graph.FieldDescription, graph.Meta{Description: text}, keyDescription, text)
 }
 
 func (r *refMetadata) GetCreatedAt() time.Time { return unixTime(r.meta().CreatedAt) }
 
 func (r *refMetadata) SetCreatedAt(t time.Time) error {
-	n := t.UnixNano()
+	n, err := nanoseconds(t)
+	if err != nil {
+		return errors.Wrapf(err, "changing record %q", r.id)
+	}
 	return r.set(graph.FieldCreatedAt, graph.Meta{CreatedAt: n}, keyCreatedAt, n)
 }
 
@@ -93,12 +98,14 @@ func (r *refMetadata) setRetain(retain bool) error {
 func (r *refMetadata) GetLayerType() string { return r.meta().LayerType }
 
 func (r *refMetadata) SetLayerType(t string) error {
+	t = storable(t)
 	return r.set(graph.FieldLayerType, graph.Meta{LayerType: t}, keyLayerType, t)
 }
 
 func (r *refMetadata) GetRecordType() usage.RecordType { return usage.RecordType(r.meta().RecordType) }
 
 func (r *refMetadata) SetRecordType(t usage.RecordType) error {
+	t = usage.RecordType(storable(string(t)))
 	return r.set(graph.FieldRecordType, graph.Meta{RecordType: string(t)}, keyRecordType, string(t))
 }
 
@@ -139,6 +146,7 @@ func (r *refMetadata) GetString(key string) string {
 }
 
 func (r *refMetadata) SetString(key, val, index string) error {
+	val = storable(val)
 	f, meta, err := r.typed(key, val)
 	if err != nil {
 		return err
@@ -196,6 +204,21 @@ func (r *refMetadata) ClearValueAndIndex(key, indexPrefix string) error {
 		}
 		return w.ClearIndex(indexPrefix + val)
 	})
+}
+
+// storable returns the text that a row holds for text: JSON has no place for bytes that are not UTF-8.
+func storable(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
+
+// nanoseconds is the opposite of unixTime. A row counts 64 bits of them.
+func nanoseconds(t time.Time) (int64, error) {
+	if t.IsZero() {
+		return 0, nil
+	}
+	n := t.UnixNano()
+	if !time.Unix(0, n).Equal(t) {
+		return 0, errors.Wrapf(errInvalid, "time %s is out of range", t)
+	}
+	return n, nil
 }
 
 func unixTime(ns int64) time.Time {
