@@ -437,12 +437,12 @@ func TestLayerChain(t *testing.T) {
 		require.NoError(t, chain.Release(ctx))
 		require.Equal(t, cache.RefList{nil, nil, nil}, chain)
 		requireUsage(t, env, 0, 3)
-		requireDeadMount(t, env, b.ID())
+		requireNextMountCleansUp(t, env, b.ID())
 	})
 }
 
-// requireDeadMount uses up the view lease that a failed release left, as the next mount does.
-func requireDeadMount(t *testing.T, env *testutil.Env, id string) {
+// requireNextMountCleansUp uses up the view lease that a failed release left.
+func requireNextMountCleansUp(t *testing.T, env *testutil.Env, id string) {
 	t.Helper()
 	ref := get(t, env, id)
 	testutil.WithMount(t, ref, true, func(string) {})
