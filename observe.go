@@ -43,7 +43,8 @@ type Event struct {
 }
 
 // Observer is told what happens in a cache. Observe is called from the goroutine that did the
-// work, after it, with no lock of the cache held; it may call the cache.
+// work, after it, with no lock of the cache held; it may call the cache. What it must not call are
+// Close, which waits for the operation that the event is part of, and Prune while that is one.
 type Observer interface {
 	Observe(Event)
 }
