@@ -61,13 +61,13 @@ func leaseOf(t *testing.T, env *testutil.Env, id string) (*leases.Lease, []lease
 }
 
 // eachFault runs a scenario on every backend in memory: once to learn how many points act passes,
-// then once per point with the call there failing. check gets act's error.
-func eachFault(t *testing.T, fault error, scenario func(t *testing.T, env *testutil.Env) (act func() error, check func(t *testing.T, err error))) {
+// then once per point with the call there failing. check gets act's error. more are options for the cache.
+func eachFault(t *testing.T, fault error, scenario func(t *testing.T, env *testutil.Env) (act func() error, check func(t *testing.T, err error)), more ...testutil.Option) {
 	t.Helper()
 	for _, name := range []string{"doubles", "joined", "separate"} {
 		t.Run(name, func(t *testing.T) {
 			run := func(n int) (points int) {
-				env := testutil.New(t, backends[name]...)
+				env := testutil.New(t, append(more, backends[name]...)...)
 				act, check := scenario(t, env)
 				env.Faults.Reset()
 				if n > 0 {
