@@ -128,6 +128,7 @@ func NewManager(opt ManagerOpt) (Manager, error) {
 	if err := m.recover(context.Background()); err != nil {
 		return nil, err
 	}
+	m.store.LaterFrom(m.writeUses)
 	return m, nil
 }
 
@@ -191,15 +192,18 @@ func (m *manager) get(ctx context.Context, id string, pg progress.Controller, dh
 		return nil, errors.Wrapf(ErrClosed, "getting record %q", id)
 	}
 	start := m.eventStart()
-	rec, verdict := m.g.Ref(id, triggers)
+	rec, immID, lazy, verdict := m.g.Ref(id, triggers)
 	var err error
 	switch verdict {
 	case graph.OK:
+		if !lazy {
+			break
+		}
 		if err = m.checkLazy(ctx, rec, dhs); err != nil {
 			m.settle(ctx, rec, m.g.UndoRef(rec, triggers))
 		}
 	case graph.NeedSeal:
-		err = m.sealReserved(ctx, rec, dhs, triggers)
+		immID, err = m.sealReserved(ctx, rec, dhs, triggers)
 	default:
 		err = verdictError(verdict)
 	}
@@ -207,7 +211,7 @@ func (m *manager) get(ctx context.Context, id string, pg progress.Controller, dh
 		m.observe(Event{Kind: EventGet, ID: id, Reason: "miss", Err: err}, start)
 		return nil, errors.Wrapf(err, "getting record %q", id)
 	}
-	ref := m.newImmutableRef(rec, pg, dhs, triggers)
+	ref := m.newImmutableRef(rec, immID, pg, dhs, triggers)
 	m.observe(Event{Kind: EventGet, ID: ref.id, Reason: "hit"}, start)
 	return ref, nil
 }

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"time"
 
@@ -130,11 +131,26 @@ func (r *refMetadata) item() *metadata.StorageItem {
 }
 
 func (r *refMetadata) Get(key string) *metadata.Value {
+	if key == keyLastUsedAt || key == keyUsageCount { // in memory they are ahead of the row
+		return r.useValue(key)
+	}
 	it := r.item()
 	if it == nil {
 		return nil
 	}
 	return it.Get(key)
+}
+
+func (r *refMetadata) useValue(key string) *metadata.Value {
+	meta, ok := r.m.g.Meta(r.id)
+	n := meta.LastUsedAt
+	if key == keyUsageCount {
+		n = int64(meta.UsageCount)
+	}
+	if !ok || n == 0 {
+		return nil
+	}
+	return &metadata.Value{Value: strconv.AppendInt(nil, n, 10)}
 }
 
 func (r *refMetadata) GetString(key string) string {

@@ -139,9 +139,9 @@ type immutableRef struct {
 }
 
 // newImmutableRef wraps a ref that the graph has counted already.
-func (m *manager) newImmutableRef(rec *graph.Record, pg progress.Controller, dhs DescHandlers, triggers bool) *immutableRef {
+func (m *manager) newImmutableRef(rec *graph.Record, id string, pg progress.Controller, dhs DescHandlers, triggers bool) *immutableRef {
 	r := &immutableRef{
-		refMetadata: refMetadata{m: m, id: m.g.ImmutableID(rec)},
+		refMetadata: refMetadata{m: m, id: id},
 		rec:         rec, handlers: dhs, progress: pg, triggers: triggers,
 	}
 	m.took(r, r.id, false)
@@ -172,7 +172,10 @@ func (r *immutableRef) Release(ctx context.Context) error {
 	if o.Last {
 		r.m.observe(Event{Kind: EventRelease, ID: r.id, Err: err}, time.Time{})
 	}
-	return errors.Wrapf(err, "releasing record %q", r.id)
+	if err != nil { // asked first, since the arguments alone cost an allocation
+		return errors.Wrapf(err, "releasing record %q", r.id)
+	}
+	return nil
 }
 
 // borrow takes an internal ref for the time of an operation, so that a concurrent Release
@@ -272,12 +275,13 @@ func (r *mutableRef) commitInSlot() (*immutableRef, error) {
 	if r.done.Load() {
 		return nil, errors.Wrap(errInvalid, "the ref was released or committed")
 	}
-	if _, err := r.m.seal(r.rec, r.id, true); err != nil {
+	imm, err := r.m.seal(r.rec, r.id, true)
+	if err != nil {
 		return nil, err
 	}
 	r.done.Store(true)
 	r.m.gone(r)
-	return r.m.newImmutableRef(r.rec, nil, r.handlers, true), nil
+	return r.m.newImmutableRef(r.rec, imm.ID, nil, r.handlers, true), nil
 }
 
 func (r *mutableRef) Release(ctx context.Context) error {

@@ -44,15 +44,23 @@ func (m *manager) carryOutInSlot(ctx context.Context, rec *graph.Record, o graph
 	return m.cleanUp(ctx, rec, o)
 }
 
-// noteUses hands counted uses to the store, which writes them behind. A closed store is no error:
-// such a use is lost, as in a crash.
+// noteUses has the store fetch the counted uses from the graph by and by. A closed store is no
+// error: such a use is lost, as in a crash.
 func (m *manager) noteUses(o graph.Outcome) error {
-	for _, u := range o.Uses[:o.NumUses] {
-		if err := m.store.LaterInts(u.ID, metadata.Int{Key: keyLastUsedAt, Value: u.LastUsedAt}, metadata.Int{Key: keyUsageCount, Value: int64(u.Count)}); err != nil && !errors.Is(err, metadata.ErrClosed) {
-			return errors.Wrapf(err, "noting a use of record %q", u.ID)
-		}
+	if !o.UsesDue {
+		return nil
+	}
+	if err := m.store.LaterDue(); err != nil && !errors.Is(err, metadata.ErrClosed) {
+		return errors.Wrap(err, "noting uses")
 	}
 	return nil
+}
+
+// writeUses is the store's source of counted uses.
+func (m *manager) writeUses(add func(id string, values ...metadata.Int)) {
+	for _, u := range m.g.TakeUses() {
+		add(u.ID, metadata.Int{Key: keyLastUsedAt, Value: u.LastUsedAt}, metadata.Int{Key: keyUsageCount, Value: int64(u.Count)})
+	}
 }
 
 // beginCleanUp admits the clean-up of a record. After Close a condemned record stays: the next

@@ -46,26 +46,29 @@ func (m *manager) seal(rec *graph.Record, mutID string, triggers bool) (*graph.M
 
 // sealReserved seals an idle record for Get. The reservation that the graph made becomes the new
 // ref or, on an error, is given back (spec MGR-12).
-func (m *manager) sealReserved(ctx context.Context, rec *graph.Record, dhs DescHandlers, triggers bool) (err error) {
+func (m *manager) sealReserved(ctx context.Context, rec *graph.Record, dhs DescHandlers, triggers bool) (immID string, err error) {
 	defer func() {
 		if err != nil {
 			m.g.AbortWriter(rec)
 		}
 	}()
 	if err := m.life.begin(); err != nil {
-		return err
+		return "", err
 	}
 	defer m.life.end()
 	if err := m.checkLazy(ctx, rec, dhs); err != nil {
-		return err
+		return "", err
 	}
 	leave, err := m.slots.Enter(ctx, rec)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer leave()
-	_, err = m.seal(rec, m.g.Status(rec).Mut, triggers)
-	return err
+	imm, err := m.seal(rec, m.g.Status(rec).Mut, triggers)
+	if err != nil {
+		return "", err
+	}
+	return imm.ID, nil
 }
 
 // reopenReserved takes a sealed record back for GetMutable: the immutable half's row goes, with a

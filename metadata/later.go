@@ -19,7 +19,9 @@ type writeBehind struct {
 	mu      sync.Mutex
 	rows    map[string]map[string]pendingValue
 	seq     uint64
-	stop    func() bool // stops the timer, nil while none runs
+	source  func(add func(id string, values ...Int)) // see LaterFrom
+	due     bool                                     // source has something
+	stop    func() bool                              // stops the timer, nil while none runs
 	down    bool
 	running sync.WaitGroup // the timer, or its function
 }
@@ -100,6 +102,44 @@ func (s *Store) LaterInts(id string, values ...Int) error {
 	return nil
 }
 
+// LaterFrom names a source of integers that are collected only when they are due: source hands what
+// it has to add, which works as LaterInts, and forgets it. It is called with no lock held, by a
+// flush and by Close, after LaterDue said that there is something. A store has one source.
+func (s *Store) LaterFrom(source func(add func(id string, values ...Int))) {
+	s.later.mu.Lock()
+	defer s.later.mu.Unlock()
+	s.later.source = source
+}
+
+// LaterDue tells that the source has something, which is written within the flush interval.
+func (s *Store) LaterDue() error {
+	if !s.gate.enter() {
+		return errors.WithStack(ErrClosed)
+	}
+	defer s.gate.leave()
+	s.later.mu.Lock()
+	s.later.due = true
+	s.later.mu.Unlock()
+	s.startLater()
+	return nil
+}
+
+// collect takes what the source has among the pending values.
+func (l *writeBehind) collect() {
+	l.mu.Lock()
+	source, due := l.source, l.due
+	l.due = false
+	l.mu.Unlock()
+	if source == nil || !due {
+		return
+	}
+	source(func(id string, values ...Int) {
+		for _, v := range values {
+			l.add(id, pendingValue{key: v.Key, num: v.Value})
+		}
+	})
+}
+
 // Flush writes what Later left pending. What could not be written stays pending.
 func (s *Store) Flush() error {
 	if !s.gate.enter() {
@@ -111,6 +151,7 @@ func (s *Store) Flush() error {
 
 // flushLater is Flush for callers that the gate has let in, and for Close.
 func (s *Store) flushLater() error {
+	s.later.collect()
 	ids := s.later.ids()
 	if len(ids) == 0 {
 		return nil
@@ -132,7 +173,7 @@ func (s *Store) startLater() {
 	l := &s.later
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.stop != nil || l.down || len(l.rows) == 0 {
+	if l.stop != nil || l.down || len(l.rows) == 0 && !l.due {
 		return
 	}
 	l.running.Add(1)
@@ -237,7 +278,7 @@ func (l *writeBehind) dropped(id string) {
 // dropRow forgets a record and stops the timer with the last one.
 func (l *writeBehind) dropRow(id string) {
 	delete(l.rows, id)
-	if len(l.rows) == 0 && l.stop != nil && l.stop() {
+	if len(l.rows) == 0 && !l.due && l.stop != nil && l.stop() {
 		l.stop = nil
 		l.running.Done()
 	}

@@ -31,6 +31,7 @@ type Graph struct {
 
 	lazyBlobs int // records whose Blob.Only is set: while there are none, no walk is needed
 	refs      int
+	used      []*Meta // names whose use counts have grown since TakeUses
 	stamp     uint32
 }
 
@@ -108,27 +109,25 @@ func (g *Graph) metaLocked(id string) (*Record, *Meta) {
 	return nil, nil
 }
 
-// Ref asks for an immutable ref by name, either name (spec MGR-7, MGR-9, MGR-10). With NeedSeal
-// the caller holds the writer's place, and what it asked for arrives with Seal.
-func (g *Graph) Ref(id string, triggers bool) (*Record, Verdict) {
+// Ref asks for an immutable ref by name, either name (spec MGR-7, MGR-9, MGR-10). With OK it returns the
+// immutable name, and whether LazyBlobs has to be asked. With NeedSeal the caller holds the writer's
+// place, and what it asked for arrives with Seal.
+func (g *Graph) Ref(id string, triggers bool) (r *Record, imm string, lazy bool, v Verdict) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r, m := g.metaLocked(id)
 	switch {
 	case r == nil:
-		return nil, NotFound
-	case m == r.imm:
+		return nil, "", false, NotFound
+	case m == r.imm, r.state == Sealed && !r.writer && !r.consumed:
 		g.addRefLocked(r, triggers)
-		return r, OK
+		return r, r.imm.ID, g.lazyBlobs > 0, OK
 	case r.writer || r.consumed:
-		return nil, Locked
-	case r.state == Sealed:
-		g.addRefLocked(r, triggers)
-		return r, OK
+		return nil, "", false, Locked
 	}
 	r.writer, r.writerTriggers = true, triggers
 	g.refs++
-	return r, NeedSeal
+	return r, "", false, NeedSeal
 }
 
 // Writer asks for the mutable ref by name (spec MGR-13, MGR-14). With NeedReopen the immutable

@@ -1,6 +1,6 @@
 package graph
 
-// Use is a counted use of a name, to be written to its row.
+// Use is the use count of a name, to be written to its row.
 type Use struct {
 	ID         string
 	LastUsedAt int64 // Unix nanoseconds
@@ -9,9 +9,8 @@ type Use struct {
 
 // Outcome is what dropping a ref asks of the caller.
 type Outcome struct {
-	// Uses[:NumUses] are the names whose use counts have just grown.
-	Uses    [2]Use
-	NumUses int
+	// UsesDue says that there are uses to write where there were none.
+	UsesDue bool
 	// Last says that no ref is left.
 	Last bool
 	// Unmount says that no ref is left while something is mounted.
@@ -20,11 +19,29 @@ type Outcome struct {
 	Remove bool
 }
 
-func (o *Outcome) bump(m *Meta, now int64) {
+// bumpLocked counts a use, which TakeUses will list. It reports whether there was none to list before.
+func (g *Graph) bumpLocked(m *Meta, now int64) bool {
 	m.UsageCount++
 	m.LastUsedAt = now
-	o.Uses[o.NumUses] = Use{ID: m.ID, LastUsedAt: now, Count: m.UsageCount}
-	o.NumUses++
+	if m.used {
+		return false
+	}
+	m.used = true
+	g.used = append(g.used, m)
+	return len(g.used) == 1
+}
+
+// TakeUses lists the names whose use counts have grown since the last call.
+func (g *Graph) TakeUses() []Use {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := make([]Use, len(g.used))
+	for i, m := range g.used {
+		m.used = false
+		out[i] = Use{ID: m.ID, LastUsedAt: m.LastUsedAt, Count: m.UsageCount}
+	}
+	g.used = nil
+	return out
 }
 
 // DropRef ends an immutable ref (spec REF-3 to REF-8). now is the time of use, in Unix nanoseconds.
@@ -33,26 +50,19 @@ func (g *Graph) DropRef(r *Record, triggers bool, now int64) Outcome {
 	defer g.mu.Unlock()
 	r.refs--
 	g.refs--
-	var o Outcome
+	due := false
 	if triggers {
 		r.triggers--
 		if r.triggers == 0 {
-			o.bump(r.imm, now)
+			due = g.bumpLocked(r.imm, now)
 			if r.state == Sealed {
 				r.owesBump = true
 			}
 		}
 	}
-	more := g.settleLocked(r, now)
-	for _, u := range more.Uses[:more.NumUses] {
-		o.Uses[o.NumUses] = u
-		o.NumUses++
-	}
-	more.Uses, more.NumUses = o.Uses, o.NumUses
-	if more.Remove {
-		more.NumUses = 0
-	}
-	return more
+	o := g.settleLocked(r, now)
+	o.UsesDue = o.UsesDue || due
+	return o
 }
 
 // UndoRef takes back a ref that its caller never got: it is no use of the record.
@@ -81,7 +91,7 @@ func (g *Graph) settleLocked(r *Record, now int64) Outcome {
 			return o
 		}
 		if r.owesBump && now != 0 {
-			o.bump(r.mut, now)
+			o.UsesDue = g.bumpLocked(r.mut, now)
 			r.owesBump = false
 		}
 		r.consumed = false
@@ -101,7 +111,7 @@ func (g *Graph) DropWriter(r *Record, now int64) Outcome {
 	o.Last = true
 	if r.mut.Retain {
 		if triggers {
-			o.bump(r.mut, now)
+			o.UsesDue = g.bumpLocked(r.mut, now)
 		}
 		o.Unmount = r.mounted
 		return o

@@ -70,6 +70,8 @@ type Meta struct {
 	Retain bool
 	// Blob is nil for a record that never had one.
 	Blob *Blob
+
+	used bool // listed in Graph.used
 }
 
 // Blob is what is stored of a record's layer blob. It is replaced, never changed in place.
