@@ -188,12 +188,10 @@ func TestFinalizeInvalidatesMounts(t *testing.T) {
 // Spec REF-6, quirk Q27: the end of a ref to a record that was never mounted costs no backend call.
 func TestReleaseWithoutMount(t *testing.T) {
 	eachBackend(t, func(t *testing.T, env *testutil.Env) {
-		release(t, finalized(t, env, nil, nil))
-		var id string
-		for id = range usageByID(t, env) {
-		}
+		layer := finalized(t, env, nil, nil)
+		release(t, layer)
 		env.Faults.Reset()
-		ref := get(t, env, id)
+		ref := get(t, env, layer.ID())
 		release(t, ref.Clone(), ref)
 		require.Zero(t, env.Faults.Len(), "%s", env.Faults.Trace())
 	})

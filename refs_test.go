@@ -322,12 +322,9 @@ func TestMutableRefEndsOnce(t *testing.T) {
 func TestCommitCopies(t *testing.T) {
 	env := testutil.New(t, testutil.Doubles())
 	dhs := cache.DescHandlers{digest.FromString("x"): {Ref: "origin"}}
-	release(t, finalized(t, env, nil, nil))
-	var parentID string
-	for id := range usageByID(t, env) {
-		parentID = id
-	}
-	parent := get(t, env, parentID, dhs)
+	layer := finalized(t, env, nil, nil)
+	parent := get(t, env, layer.ID(), dhs)
+	release(t, layer)
 	mut := newMutable(t, env, parent, cache.CachePolicyRetain, cache.WithDescription("d"),
 		cache.WithRecordType(usage.TypeFrontend), cache.WithImageRef("img"))
 	require.NoError(t, mut.SetLayerType("windows"))
