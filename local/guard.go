@@ -25,6 +25,9 @@ import (
 //     the snapshotter only its new name.
 type guard struct {
 	snapshots.Snapshotter
+	// reverser takes Commits back; nil if the snapshotter cannot.
+	reverser reverser
+
 	name string
 	raw  *bolt.DB
 	tx   *transactor
@@ -101,7 +104,7 @@ func (g *guard) create(ctx context.Context, key string, fn func() ([]mount.Mount
 }
 
 func (g *guard) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
-	r, reversible := g.Snapshotter.(reverser)
+	reversible := g.reverser != nil
 	if reversible {
 		opts = append(opts[:len(opts):len(opts)], func(info *snapshots.Info) error {
 			if info.Labels == nil {
@@ -116,7 +119,7 @@ func (g *guard) Commit(ctx context.Context, name, key string, opts ...snapshots.
 		if !done || !reversible {
 			return nil
 		}
-		return r.uncommit(ctx, name, key)
+		return g.reverser.uncommit(ctx, name, key)
 	})
 	err := g.healed(ctx, key, func() error { return g.Snapshotter.Commit(ctx, name, key, opts...) })
 	done = err == nil
@@ -251,8 +254,7 @@ func (g *guard) healed(ctx context.Context, key string, fn func() error) error {
 // heal looks for a snapshot that was committed from key, while the metadata still know it by key
 // since their transaction failed, the process having died in between for instance.
 func (g *guard) heal(ctx context.Context, key string) (healed bool, err error) {
-	r, ok := g.Snapshotter.(reverser)
-	if !ok {
+	if g.reverser == nil {
 		return false, nil
 	}
 	find := func(tx *bolt.Tx) error {
@@ -264,7 +266,7 @@ func (g *guard) heal(ctx context.Context, key string) (healed bool, err error) {
 			return err
 		}
 		healed = true
-		return r.uncommit(ctx, name, key)
+		return g.reverser.uncommit(ctx, name, key)
 	}
 	joined, err := g.tx.joined(ctx)
 	if err != nil {

@@ -386,3 +386,48 @@ func TestNamespace(t *testing.T) {
 		return nil
 	}))
 }
+
+// counting is a wrapper that counts Commits.
+type counting struct {
+	snapshots.Snapshotter
+	commits int
+}
+
+func (c *counting) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	c.commits++
+	return c.Snapshotter.Commit(ctx, name, key, opts...)
+}
+
+// A wrapper sees the calls below containerd's metadata, and a Commit whose transaction fails is taken back
+// in spite of it. A wrapper that is none is refused, and the directory is free again.
+func TestWrapSnapshotter(t *testing.T) {
+	forEachSnapshotter(t, func(t *testing.T, opts Options) {
+		dir := t.TempDir()
+		wrapper := &counting{}
+		opts.WrapSnapshotter = func(s snapshots.Snapshotter) snapshots.Snapshotter {
+			wrapper.Snapshotter = s
+			return wrapper
+		}
+		p := openParts(t, dir, opts)
+		newLayer(t, p, "one", "")
+		require.Equal(t, 1, wrapper.commits)
+		if p.Transactions.Snapshots {
+			require.NoError(t, addLease(t.Context(), p, "active", "active"))
+			require.NoError(t, p.Snapshotter.Prepare(t.Context(), "active", "one"))
+			require.Same(t, errBoom, p.Transactions.Update(t.Context(), func(ctx context.Context) error {
+				require.NoError(t, p.Snapshotter.Commit(ctx, "top", "active"))
+				return errBoom
+			}))
+			info, err := p.Snapshotter.Stat(t.Context(), "active")
+			require.NoError(t, err)
+			require.Equal(t, snapshots.KindActive, info.Kind)
+		}
+		require.NoError(t, p.Close())
+
+		opts.WrapSnapshotter = func(snapshots.Snapshotter) snapshots.Snapshotter { return nil }
+		_, err := OpenParts(t.Context(), dir, opts)
+		require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+		opts.WrapSnapshotter = nil
+		require.Equal(t, []string{"one"}, layerFiles(t, openParts(t, dir, opts), "one"))
+	})
+}

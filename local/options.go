@@ -32,6 +32,10 @@ type Options struct {
 	// that does not depend on the size of a layer. They then share transactions with the lease
 	// calls they belong to, as those of Overlayfs do, which saves writes to disk.
 	QuickSnapshots bool
+	// WrapSnapshotter, if set, is called once with the snapshotter that was made, and what it returns
+	// takes its place below containerd's metadata: to trace its calls, say. It must pass every call
+	// on, Cleanup included, and is closed in the snapshotter's stead.
+	WrapSnapshotter func(snapshots.Snapshotter) snapshots.Snapshotter
 	// IdentityMapping is the user namespace that the owners of all files are stored in; nil for none.
 	// It must not be changed afterwards, and should be the same whenever a directory is opened.
 	IdentityMapping *user.IdentityMapping

@@ -144,9 +144,16 @@ func (p *Parts) openBackend(ctx context.Context, sn backend) error {
 	if trees == nil {
 		return invalid("option NewSnapshotter made none")
 	}
+	made := trees
+	if wrap := p.opts.WrapSnapshotter; wrap != nil {
+		if trees = wrap(made); trees == nil {
+			return stderrors.Join(invalid("option WrapSnapshotter made none"), made.Close())
+		}
+	}
 	p.closers = append(p.closers, trees.Close)
 	if sn.quick {
 		p.guard = newGuard(sn.name, trees, raw)
+		p.guard.reverser, _ = made.(reverser)
 		trees = p.guard
 	}
 
