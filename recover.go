@@ -344,13 +344,16 @@ func (r *recovery) report(gone []string, start time.Time) {
 }
 
 // orphaned tells whether a lease is to go: it belongs to a row that goes, or says that it is
-// this store's while its record is unknown. Everybody else's leases are left alone.
+// this store's while its record is unknown, or while it was temporary. Everybody else's leases are left alone.
 func (r *recovery) orphaned(l leases.Lease, dead map[string]bool) bool {
 	if dead[l.ID] || dead[trimSuffixes(l.ID)] {
 		return true
 	}
 	if l.Labels[labelStore] != r.m.storeID {
 		return false
+	}
+	if _, temporary := l.Labels[labelTemporary]; temporary {
+		return true // of a process that died, since nobody else has the store open
 	}
 	owner := l.Labels[labelRecord]
 	return r.rows[owner] == nil || dead[owner]

@@ -332,3 +332,25 @@ func TestTwoHalvesOfOneRecord(t *testing.T) {
 	require.NoError(t, err)
 	release(t, got)
 }
+
+// Spec LEASE-6, fault 32: nothing depends on a temporary lease of an earlier process, which an embedder may
+// delete, and which a start deletes by itself. A stale view is used, or made anew.
+func TestTemporaryLeasesOfADeadProcess(t *testing.T) {
+	eachBackend(t, func(t *testing.T, env *testutil.Env) {
+		imm := finalizedLayer(t, env, nil)
+		ref, err := env.Manager.Get(ctx, imm.ID(), nil)
+		require.NoError(t, err)
+		testutil.WithMount(t, ref, true, func(string) {})
+		require.Contains(t, leaseIDs(t, env), imm.ID()+"-view")
+		env.Crash()
+		env.Open()
+		require.Equal(t, []string{imm.ID()}, leaseIDs(t, env), "a start deletes those of its store")
+		ref, err = env.Manager.Get(ctx, imm.ID(), nil)
+		require.NoError(t, err)
+		testutil.WithMount(t, ref, true, func(string) {})
+		require.NoError(t, env.GC(ctx))
+		testutil.WithMount(t, ref, true, func(string) {})
+		release(t, ref)
+		require.Equal(t, []string{imm.ID()}, leaseIDs(t, env))
+	})
+}
