@@ -162,7 +162,7 @@ func TestConcurrentSetters(t *testing.T) {
 	release(t, ref)
 }
 
-// Spec MV-2, REF-9: a record whose removal was interrupted is not found any more, by search or by ID.
+// Spec MV-2, REC-6, MGR-7, REF-9: a record whose removal was interrupted is not found any more, by search or by ID.
 func TestSearchLeavesOutDeletedRecords(t *testing.T) {
 	env := testutil.New(t, testutil.Doubles(), testutil.Separate())
 	ref := newMutable(t, env, nil)

@@ -78,7 +78,9 @@ type Ref interface {
 	RefMetadata
 	// Release ends the claim; a second call does nothing and returns nil. What the end of the
 	// last ref asks for (removing a record nobody wanted kept, say) is done before it returns, and
-	// its error is returned, though the claim has ended all the same.
+	// its error is returned, though the claim has ended all the same. Of ctx only its end counts, and
+	// only while another operation works on the record: then the rest is done in the background,
+	// Close waits for it, and the error is that of ctx.
 	Release(context.Context) error
 	// DescHandler returns the ref's own handler for a blob, or nil.
 	DescHandler(digest.Digest) *DescHandler
