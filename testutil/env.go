@@ -35,6 +35,7 @@ type config struct {
 	snapshotter string
 	separate    bool
 	bare        bool
+	deep        bool
 	parallel    bool
 	dir         string
 	adjust      []func(*cache.ManagerOpt)
@@ -57,6 +58,11 @@ func Separate() Option { return func(c *config) { c.separate = true } }
 
 // Bare leaves the fault points out, for measurements.
 func Bare() Option { return func(c *config) { c.bare = true } }
+
+// Deep puts fault points below containerd's metadata as well, on real parts: between the commits
+// of the snapshotter's own database and containerd's, and within a garbage collection. The
+// calls are named like the manager's own and told by their keys, "buildkit/<number>/<key>".
+func Deep() Option { return func(c *config) { c.deep = true } }
 
 // Parallel is required of tests that call t.Parallel: other tests' goroutines come and go
 // meanwhile, so those that this one leaks cannot be told.
@@ -167,7 +173,11 @@ func (e *Env) openParts(ctx context.Context) (opt cache.ManagerOpt, err error) {
 	if e.cfg.doubles {
 		opt = e.doubleOpt()
 	} else {
-		e.Parts, err = local.OpenParts(ctx, e.Dir, local.Options{Snapshotter: e.cfg.snapshotter})
+		opts := local.Options{Snapshotter: e.cfg.snapshotter}
+		if e.cfg.deep {
+			opts.WrapSnapshotter = e.Faults.ContainerdSnapshotter
+		}
+		e.Parts, err = local.OpenParts(ctx, e.Dir, opts)
 		if err != nil {
 			return opt, err
 		}
