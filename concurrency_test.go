@@ -276,7 +276,7 @@ func (s *stress) step(rng *rand.Rand) error {
 	parent := s.base
 	if rng.IntN(3) == 0 {
 		if got, err := m.Get(ctx, s.pick(rng), nil); err == nil {
-			defer got.Release(ctx)
+			defer func() { _ = got.Release(ctx) }()
 			parent = got
 		}
 	}
@@ -311,14 +311,14 @@ func (s *stress) write(rng *rand.Rand, mut cache.MutableRef) error {
 func (s *stress) use(rng *rand.Rand, ref cache.ImmutableRef) error {
 	clone := ref.Clone()
 	var wg sync.WaitGroup
-	errs := make([]error, 3)
+	var errs [3]error
 	wg.Go(func() { errs[0] = clone.Finalize(ctx) })
 	if rng.IntN(2) == 0 {
 		wg.Go(func() { _, errs[1] = ref.Mount(ctx, true, nil) })
 	}
 	wg.Go(func() { errs[2] = ref.LayerChain().Release(ctx) })
 	wg.Wait()
-	for _, err := range append(errs, clone.Release(ctx), ref.Release(ctx), ref.Release(ctx)) {
+	for _, err := range append(errs[:], clone.Release(ctx), ref.Release(ctx), ref.Release(ctx)) {
 		if err != nil {
 			return err
 		}

@@ -110,7 +110,7 @@ func (g *Group[K, V]) Wait() { g.wg.Wait() }
 
 // sharedContext is the context of an execution on behalf of several callers.
 type sharedContext struct {
-	context.Context
+	context.Context //nolint:containedctx // it is one
 	mu      sync.Mutex
 	waiters []context.Context
 }

@@ -189,90 +189,108 @@ func TestSizeOfAnOldGenerationIsNotKept(t *testing.T) { // quirk Q44, spec SIZE-
 	require.EqualValues(t, 8, g.Status(r).Size)
 }
 
-// Random life cycles keep the counts, which a second account of who holds what confirms.
+// lives is a graph that random life cycles go through, with a second account of who holds what.
+type lives struct {
+	g       *Graph
+	n       int
+	refs    []held
+	writers []*Record
+}
+
+type held struct {
+	r        *Record
+	triggers bool
+}
+
+func (l *lives) drop(t require.TestingT, o Outcome, r *Record) {
+	if o.Remove {
+		require.False(t, l.g.Has(r.shownLocked().ID))
+		_, err := l.g.Drop(r)
+		require.NoError(t, err)
+	}
+}
+
+func (l *lives) make(t *rapid.T) {
+	l.n++
+	var parents []*Record
+	if len(l.refs) > 0 && rapid.Bool().Draw(t, "child") {
+		p := rapid.SampledFrom(l.refs).Draw(t, "parent").r
+		if p.state == Sealed {
+			require.NoError(t, l.g.Finalize(p))
+		}
+		parents = []*Record{p}
+	}
+	retain := rapid.Bool().Draw(t, "retain")
+	l.writers = append(l.writers, active(t, l.g, fmt.Sprintf("m%d", l.n), retain, parents...))
+}
+
+func (l *lives) takeWriter(t *rapid.T) *Record {
+	if len(l.writers) == 0 {
+		t.Skip("no writer")
+	}
+	i := rapid.IntRange(0, len(l.writers)-1).Draw(t, "writer")
+	r := l.writers[i]
+	l.writers = append(l.writers[:i:i], l.writers[i+1:]...)
+	return r
+}
+
+func (l *lives) commit(t *rapid.T) {
+	r := l.takeWriter(t)
+	l.n++
+	require.NoError(t, l.g.Seal(r, &Meta{ID: fmt.Sprintf("i%d", l.n), Size: -1}, true))
+	l.refs = append(l.refs, held{r, true})
+}
+
+func (l *lives) abandon(t *rapid.T) {
+	r := l.takeWriter(t)
+	l.drop(t, l.g.DropWriter(r, 1), r)
+}
+
+func (l *lives) clone(t *rapid.T) {
+	if len(l.refs) == 0 {
+		t.Skip("no ref")
+	}
+	h := rapid.SampledFrom(l.refs).Draw(t, "ref")
+	require.True(t, l.g.Clone(h.r, h.r.imm.ID, false))
+	l.refs = append(l.refs, held{h.r, false})
+}
+
+func (l *lives) release(t *rapid.T) {
+	if len(l.refs) == 0 {
+		t.Skip("no ref")
+	}
+	i := rapid.IntRange(0, len(l.refs)-1).Draw(t, "i")
+	h := l.refs[i]
+	l.refs = append(l.refs[:i:i], l.refs[i+1:]...)
+	l.drop(t, l.g.DropRef(h.r, h.triggers, 1), h.r)
+}
+
+func (l *lives) check(t *rapid.T) {
+	require.Equal(t, len(l.refs)+len(l.writers), l.g.Counts().Refs)
+	count := map[*Record]int32{}
+	links := map[*Record]int32{}
+	for _, h := range l.refs {
+		count[h.r]++
+	}
+	view := l.g.View()
+	for _, v := range view {
+		require.Equal(t, count[v.Record], v.Record.refs)
+		for _, p := range v.Record.parents {
+			links[p]++
+		}
+	}
+	for _, v := range view {
+		require.Equal(t, links[v.Record], v.Record.links)
+		require.True(t, v.Record.state == Ready || v.Record.mut.Retain || v.Held || v.Links > 0, "nothing wants it")
+	}
+}
+
+// Random life cycles keep the counts, which the second account confirms.
 func TestCountsUnderRandomLives(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		g := New()
-		type held struct {
-			r        *Record
-			triggers bool
-		}
-		var refs []held
-		writers := map[*Record]bool{}
-		n := 0
-		drop := func(o Outcome, r *Record) {
-			if o.Remove {
-				require.False(t, g.Has(r.shownLocked().ID))
-				_, err := g.Drop(r)
-				require.NoError(t, err)
-			}
-		}
+		l := &lives{g: New()}
 		t.Repeat(map[string]func(*rapid.T){
-			"new": func(t *rapid.T) {
-				n++
-				var parents []*Record
-				if len(refs) > 0 && rapid.Bool().Draw(t, "child") {
-					p := rapid.SampledFrom(refs).Draw(t, "parent").r
-					if p.state == Sealed {
-						require.NoError(t, g.Finalize(p))
-					}
-					parents = []*Record{p}
-				}
-				writers[active(t, g, fmt.Sprintf("m%d", n), rapid.Bool().Draw(t, "retain"), parents...)] = true
-			},
-			"commit": func(t *rapid.T) {
-				for r := range writers {
-					n++
-					require.NoError(t, g.Seal(r, &Meta{ID: fmt.Sprintf("i%d", n), Size: -1}, true))
-					delete(writers, r)
-					refs = append(refs, held{r, true})
-					return
-				}
-				t.Skip("no writer")
-			},
-			"abandon": func(t *rapid.T) {
-				for r := range writers {
-					delete(writers, r)
-					drop(g.DropWriter(r, 1), r)
-					return
-				}
-				t.Skip("no writer")
-			},
-			"clone": func(t *rapid.T) {
-				if len(refs) == 0 {
-					t.Skip("no ref")
-				}
-				h := rapid.SampledFrom(refs).Draw(t, "ref")
-				require.True(t, g.Clone(h.r, h.r.imm.ID, false))
-				refs = append(refs, held{h.r, false})
-			},
-			"release": func(t *rapid.T) {
-				if len(refs) == 0 {
-					t.Skip("no ref")
-				}
-				i := rapid.IntRange(0, len(refs)-1).Draw(t, "i")
-				h := refs[i]
-				refs = append(refs[:i:i], refs[i+1:]...)
-				drop(g.DropRef(h.r, h.triggers, 1), h.r)
-			},
-			"": func(t *rapid.T) {
-				require.Equal(t, len(refs)+len(writers), g.Counts().Refs)
-				count := map[*Record]int32{}
-				links := map[*Record]int32{}
-				for _, h := range refs {
-					count[h.r]++
-				}
-				for _, v := range g.View() {
-					require.Equal(t, count[v.Record], v.Record.refs)
-					for _, p := range v.Record.parents {
-						links[p]++
-					}
-				}
-				for _, v := range g.View() {
-					require.Equal(t, links[v.Record], v.Record.links)
-					require.Equal(t, v.Record.state == Ready || v.Record.mut.Retain || v.Held || v.Links > 0, true)
-				}
-			},
+			"new": l.make, "commit": l.commit, "abandon": l.abandon, "clone": l.clone, "release": l.release, "": l.check,
 		})
 	})
 }

@@ -27,9 +27,11 @@ var infoChecks = []check{
 }
 
 func checkName(t *testing.T, h *harness) {
-	require.NotEmpty(t, h.sn.Name(), "leases name resources by it")
-	require.Equal(t, h.sn.Name(), h.sn.Name())
-	require.Equal(t, h.sn.IdentityMapping(), h.sn.IdentityMapping())
+	name, idmap := h.sn.Name(), h.sn.IdentityMapping()
+	require.NotEmpty(t, name, "leases name resources by it")
+	h.prepare(t, "a", "", nil)
+	require.Equal(t, name, h.sn.Name(), "it must not change")
+	require.Equal(t, idmap, h.sn.IdentityMapping(), "it must not change")
 }
 
 func checkStat(t *testing.T, h *harness) {
