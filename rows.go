@@ -252,8 +252,11 @@ func writeNewRow(w *metadata.RowWriter, meta *graph.Meta, b birth) error {
 // behind with the mutable half.
 func writeSealedRow(w *metadata.RowWriter, imm *graph.Meta, mutID string, parents []string, kind graph.Kind) error {
 	values := []kv{
-		{keyCreatedAt, imm.CreatedAt}, {keyCommitted, true}, {keySize, sizeUnknown},
-		{keySnapshot, imm.SnapshotID}, {keyEqualMutable, mutID},
+		{keyCreatedAt, imm.CreatedAt},
+		{keyCommitted, true},
+		{keySize, sizeUnknown},
+		{keySnapshot, imm.SnapshotID},
+		{keyEqualMutable, mutID},
 	}
 	if imm.Description != "" {
 		values = append(values, kv{keyDescription, imm.Description})

@@ -111,8 +111,8 @@ func (g *Group[K, V]) Wait() { g.wg.Wait() }
 // sharedContext is the context of an execution on behalf of several callers.
 type sharedContext struct {
 	context.Context //nolint:containedctx // it is one
-	mu      sync.Mutex
-	waiters []context.Context
+	mu              sync.Mutex
+	waiters         []context.Context
 }
 
 func (c *sharedContext) add(ctx context.Context) {
