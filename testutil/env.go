@@ -36,6 +36,7 @@ type config struct {
 	separate    bool
 	bare        bool
 	deep        bool
+	faults      *Faults
 	parallel    bool
 	dir         string
 	adjust      []func(*cache.ManagerOpt)
@@ -63,6 +64,9 @@ func Bare() Option { return func(c *config) { c.bare = true } }
 // of the snapshotter's own database and containerd's, and within a garbage collection. The
 // calls are named like the manager's own and told by their keys, "buildkit/<number>/<key>".
 func Deep() Option { return func(c *config) { c.deep = true } }
+
+// WithFaults uses fault points that the test made, so that it can inject something into the first opening.
+func WithFaults(f *Faults) Option { return func(c *config) { c.faults = f } }
 
 // Parallel is required of tests that call t.Parallel: other tests' goroutines come and go
 // meanwhile, so those that this one leaks cannot be told.
@@ -104,10 +108,11 @@ type Env struct {
 // New opens a cache in a new temporary directory and has it checked and closed when the test ends.
 func New(t testing.TB, opts ...Option) *Env {
 	t.Helper()
-	e := &Env{t: t, Faults: fault.New(), Clock: NewClock(time.Time{}), cfg: config{snapshotter: local.Native}}
+	e := &Env{t: t, Clock: NewClock(time.Time{}), cfg: config{snapshotter: local.Native, faults: fault.New()}}
 	for _, opt := range opts {
 		opt(&e.cfg)
 	}
+	e.Faults = e.cfg.faults
 	if e.cfg.snapshotter == local.Overlayfs {
 		need.Overlay(t)
 	}
