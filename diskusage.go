@@ -21,7 +21,7 @@ import (
 
 func (m *manager) DiskUsage(ctx context.Context, info usage.DiskUsageInfo) ([]*usage.Info, error) {
 	if err := m.life.begin(); err != nil {
-		return nil, err
+		return nil, errors.Wrap(err, "measuring the disk usage")
 	}
 	defer m.life.end()
 	filter, err := parseFilter(info.Filter)
@@ -251,7 +251,7 @@ func (m *manager) size(ctx context.Context, rec *graph.Record) (int64, error) {
 func (m *manager) measureRecord(ctx context.Context, st graph.Status) (size int64, known bool, err error) {
 	known = st.State != graph.Lazy
 	key := st.ImmSnapshot
-	if st.Mut != "" {
+	if st.Mut != "" && !st.SnapshotCommitted {
 		key = st.MutSnapshot
 	}
 	if st.Blob == nil || !st.Blob.Only {

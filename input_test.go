@@ -355,3 +355,66 @@ func TestEverythingAfterClose(t *testing.T) {
 	requireUsage(t, env, 0, 2)
 	require.Equal(t, 3, rowCount(t, env))
 }
+
+// Spec OPT-2: an option of a foreign type, which gets past the compiler by embedding the interface, and values
+// that cannot be stored.
+func TestForeignAndUnstorableOptions(t *testing.T) {
+	env := testutil.New(t, testutil.Doubles())
+	for name, opt := range map[string]cache.RefOption{
+		"foreign":  struct{ cache.RefOption }{cache.CachePolicyRetain},
+		"too late": cache.WithCreationTime(time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC)),
+	} {
+		ref, err := env.Manager.New(ctx, nil, nil, opt)
+		require.True(t, errdefs.IsInvalidArgument(err), "%s: %v", name, err)
+		require.True(t, ref == nil, name)
+	}
+	ref := newMutable(t, env, nil, cache.WithDescription("a\xffb"), cache.WithCreationTime(time.Time{}), cache.CachePolicyRetain)
+	require.Equal(t, "a\uFFFDb", ref.GetDescription())
+	require.True(t, ref.GetCreatedAt().IsZero())
+	release(t, ref)
+}
+
+// The events of what happens in a record's slot come when it is left, so that the observer may use the record.
+func TestObserverMayUseTheRecordOfTheEvent(t *testing.T) {
+	var env *testutil.Env
+	seen := map[cache.EventKind]bool{}
+	observer := observerFunc(func(ev cache.Event) {
+		seen[ev.Kind] = true
+		if env == nil || ev.Kind == cache.EventGet || ev.Kind == cache.EventMount || ev.Kind == cache.EventRelease && seen["stop"] {
+			return
+		}
+		short, cancel := context.WithTimeout(ctx, 10*time.Second) // ends only a test that fails
+		defer cancel()
+		ref, err := env.Manager.Get(short, ev.ID, nil, cache.NoUpdateLastUsed)
+		if err != nil {
+			require.NotErrorIs(t, err, context.DeadlineExceeded, "%s", ev.Kind)
+			return
+		}
+		_, err = ref.Mount(short, true, nil)
+		require.NoError(t, err, "%s", ev.Kind)
+		seen["stop"] = true
+		require.NoError(t, ref.Release(short))
+		seen["stop"] = false
+	})
+	opened := testutil.New(t, testutil.Doubles(), testutil.WithManagerOpt(func(o *cache.ManagerOpt) { o.Observer = observer }))
+	imm := testutil.MakeLayer(t, opened, nil, nil, cache.CachePolicyRetain)
+	id := mutableID(t, opened, imm)
+	release(t, imm)
+	env = opened
+	mut, err := env.Manager.GetMutable(ctx, id)
+	require.NoError(t, err)
+	release(t, mut)
+	imm, err = env.Manager.Get(ctx, id, nil)
+	require.NoError(t, err, "the observer's ref must be gone by now")
+	require.NoError(t, imm.Finalize(ctx))
+	release(t, imm)
+	require.NoError(t, env.Manager.Prune(ctx, nil, usage.PruneInfo{}))
+	env = nil
+	for _, kind := range []cache.EventKind{cache.EventReopen, cache.EventRelease, cache.EventFinalize, cache.EventRemove} {
+		require.True(t, seen[kind], kind)
+	}
+}
+
+type observerFunc func(cache.Event)
+
+func (f observerFunc) Observe(ev cache.Event) { f(ev) }

@@ -100,6 +100,7 @@ type manager struct {
 	// unfinished are deletions that a failing backend interrupted.
 	unfinished removals
 	holders    *holderTable
+	events     slotEvents
 	life       lifecycle
 }
 
@@ -158,7 +159,7 @@ func (m *manager) Close() error {
 
 func (m *manager) Search(ctx context.Context, index string, prefix bool) ([]RefMetadata, error) {
 	if err := m.life.begin(); err != nil {
-		return nil, err
+		return nil, errors.Wrapf(err, "searching for %q", index)
 	}
 	defer m.life.end()
 	items, err := m.store.Search(ctx, index, prefix)

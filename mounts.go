@@ -88,7 +88,7 @@ func (r *immutableRef) mount(ctx context.Context, readonly bool) (snapshot.Mount
 }
 
 func (m *manager) mountImmutable(ctx context.Context, rec *graph.Record, readonly bool) (snapshot.Mountable, error) {
-	leave, err := m.slots.Enter(ctx, rec)
+	leave, err := m.enter(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func (r *mutableRef) mount(ctx context.Context) (_ snapshot.Mountable, err error
 	defer m.life.end()
 	start := m.eventStart()
 	defer func() { m.observe(Event{Kind: EventMount, ID: r.id, Err: err}, start) }()
-	leave, err := m.slots.Enter(ctx, r.rec)
+	leave, err := m.enter(ctx, r.rec)
 	if err != nil {
 		return nil, err
 	}

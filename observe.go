@@ -1,6 +1,12 @@
 package cache
 
-import "time"
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/layercache/cache/internal/graph"
+)
 
 // EventKind says what an Event is about.
 type EventKind string
@@ -66,4 +72,54 @@ func (m *manager) eventStart() time.Time {
 		return time.Time{}
 	}
 	return m.opt.Now()
+}
+
+// slotEvents holds what happened in records' slots until these are left: an observer may call the
+// cache, about the same record, too.
+type slotEvents struct {
+	mu    sync.Mutex
+	byRec map[*graph.Record][]Event
+}
+
+// observeLater reports an event when the record's slot, which the caller is in, is left.
+func (m *manager) observeLater(rec *graph.Record, ev Event, start time.Time) {
+	if m.opt.Observer == nil {
+		return
+	}
+	if !start.IsZero() {
+		ev.Duration = m.opt.Now().Sub(start)
+	}
+	m.events.mu.Lock()
+	defer m.events.mu.Unlock()
+	if m.events.byRec == nil {
+		m.events.byRec = map[*graph.Record][]Event{}
+	}
+	m.events.byRec[rec] = append(m.events.byRec[rec], ev)
+}
+
+// reportEvents tells the observer what was kept for a record. No slot of it may be held.
+func (m *manager) reportEvents(rec *graph.Record) {
+	if m.opt.Observer == nil {
+		return
+	}
+	m.events.mu.Lock()
+	events := m.events.byRec[rec]
+	delete(m.events.byRec, rec)
+	m.events.mu.Unlock()
+	for _, ev := range events {
+		m.opt.Observer.Observe(ev)
+	}
+}
+
+// enter takes a record's slot. The function it returns leaves the slot and then reports what
+// happened in it.
+func (m *manager) enter(ctx context.Context, rec *graph.Record) (leave func(), err error) {
+	leaveSlot, err := m.slots.Enter(ctx, rec)
+	if err != nil || m.opt.Observer == nil {
+		return leaveSlot, err
+	}
+	return func() {
+		leaveSlot()
+		m.reportEvents(rec)
+	}, nil
 }

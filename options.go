@@ -196,7 +196,7 @@ func Unlazy(s session.Group) RefOption { return unlazyOption{group: s} }
 type refOptions struct {
 	description  *string
 	recordType   *usage.RecordType
-	createdAt    *time.Time
+	createdAt    *int64 // Unix nanoseconds
 	retain       *bool
 	imageRefs    []string
 	handlers     DescHandlers
@@ -228,17 +228,25 @@ func parseOptions(opts []RefOption) (refOptions, error) {
 				return o, errors.Wrapf(errInvalid, "ref option %d has the unknown value %d", i, int(v))
 			}
 		case descriptionOption:
-			o.description = (*string)(&v)
+			text := storable(string(v))
+			o.description = &text
 		case recordTypeOption:
-			o.recordType = (*usage.RecordType)(&v)
+			t := usage.RecordType(storable(string(v)))
+			o.recordType = &t
 		case creationTimeOption:
-			o.createdAt = (*time.Time)(&v)
+			n, err := nanoseconds(time.Time(v))
+			if err != nil {
+				return o, err
+			}
+			o.createdAt = &n
 		case imageRefOption:
-			o.imageRefs = append(o.imageRefs, string(v))
+			o.imageRefs = append(o.imageRefs, storable(string(v)))
 		case unlazyOption:
 			if !o.unlazyWanted {
 				o.unlazy, o.unlazyWanted = v.group, true
 			}
+		default: // a type that embeds the interface gets past the compiler
+			return o, errors.Wrapf(errInvalid, "ref option %d has the foreign type %T", i, opt)
 		}
 	}
 	return o, nil

@@ -56,7 +56,7 @@ func parsePolicies(infos []usage.PruneInfo) ([]prunePolicy, error) {
 
 func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.PruneInfo) error {
 	if err := m.life.begin(); err != nil {
-		return err
+		return errors.Wrap(err, "pruning")
 	}
 	defer m.life.end()
 	policies, err := parsePolicies(infos)
@@ -204,7 +204,11 @@ func (m *manager) pruneViews(ctx context.Context, ch chan usage.Info, victims []
 		return nil
 	}
 	merr := m.measure(ctx, unknown) // what cannot be measured goes all the same, as 0 bytes
-	if err := m.remove(context.WithoutCancel(ctx), "pruned", recs...); err != nil {
+	err := m.remove(context.WithoutCancel(ctx), "pruned", recs...)
+	for _, rec := range recs {
+		m.reportEvents(rec)
+	}
+	if err != nil {
 		return stderrors.Join(err, merr)
 	}
 	for _, u := range reports {

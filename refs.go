@@ -260,7 +260,7 @@ func (r *mutableRef) commit(ctx context.Context) (*immutableRef, error) {
 	}
 	defer m.life.end()
 	start := m.eventStart()
-	leave, err := m.slots.Enter(ctx, r.rec)
+	leave, err := m.enter(ctx, r.rec)
 	if err != nil {
 		return nil, err
 	}
@@ -306,6 +306,6 @@ func (r *mutableRef) releaseInSlot(ctx context.Context) error {
 	m.gone(r)
 	o := m.g.DropWriter(r.rec, m.now())
 	err := m.carryOutInSlot(ctx, r.rec, o)
-	m.observe(Event{Kind: EventRelease, ID: r.id, Err: err}, time.Time{})
+	m.observeLater(r.rec, Event{Kind: EventRelease, ID: r.id, Err: err}, time.Time{})
 	return err
 }

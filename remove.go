@@ -85,13 +85,13 @@ func (m *manager) cleanUp(ctx context.Context, rec *graph.Record, o graph.Outcom
 // waits for, and the caller gets the cause.
 func (m *manager) inSlotOrLater(ctx context.Context, rec *graph.Record, fn func(ctx context.Context) error) error {
 	uncancelled := context.WithoutCancel(ctx)
-	leave, err := m.slots.Enter(ctx, rec)
+	leave, err := m.enter(ctx, rec)
 	if err == nil {
 		defer leave()
 		return fn(uncancelled)
 	}
 	m.life.goOn(func() {
-		leave, err := m.slots.Enter(uncancelled, rec)
+		leave, err := m.enter(uncancelled, rec)
 		if err != nil {
 			return // a context without end does not end
 		}
@@ -105,7 +105,7 @@ func (m *manager) inSlotOrLater(ctx context.Context, rec *graph.Record, fn func(
 
 // unlink gives back the place of a child on rec.
 func (m *manager) unlink(ctx context.Context, rec *graph.Record) {
-	m.settle(ctx, rec, m.g.Unlink(rec))
+	m.settle(ctx, rec, m.g.Unlink(rec, m.now()))
 }
 
 // remove deletes condemned records: rows marked, leases deleted, rows removed, parents let go
@@ -132,7 +132,7 @@ func (m *manager) remove(ctx context.Context, reason string, recs ...*graph.Reco
 		m.unfinished.add(leftoversOf(doomed))
 	}
 	for i, rec := range recs {
-		m.mounts.forget(rec)
+		m.forgetMounts(ctx, rec)
 		follow, gerr := m.g.Drop(rec)
 		if invariant.NoError(gerr) != nil && err == nil {
 			err = gerr
@@ -140,7 +140,7 @@ func (m *manager) remove(ctx context.Context, reason string, recs ...*graph.Reco
 		for _, f := range follow {
 			m.settle(ctx, f.Record, f.Outcome)
 		}
-		m.observe(Event{Kind: EventRemove, ID: nameOf(doomed[i]), Reason: reason, Err: err}, start)
+		m.observeLater(rec, Event{Kind: EventRemove, ID: nameOf(doomed[i]), Reason: reason, Err: err}, start)
 	}
 	return errors.Wrapf(err, "removing record %q", nameOf(doomed[0]))
 }

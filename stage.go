@@ -98,7 +98,7 @@ func (b *birth) meta(now int64) *graph.Meta {
 	meta := &graph.Meta{ID: b.id, SnapshotID: b.id, Size: sizeUnknown, CreatedAt: now, ImageRefs: appendNew(nil, b.opts.imageRefs)}
 	o := b.opts
 	if o.createdAt != nil {
-		meta.CreatedAt = o.createdAt.UnixNano()
+		meta.CreatedAt = *o.createdAt
 	}
 	if o.description != nil {
 		meta.Description = *o.description

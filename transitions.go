@@ -59,7 +59,7 @@ func (m *manager) sealReserved(ctx context.Context, rec *graph.Record, dhs DescH
 	if err := m.checkLazy(ctx, rec, dhs); err != nil {
 		return "", err
 	}
-	leave, err := m.slots.Enter(ctx, rec)
+	leave, err := m.enter(ctx, rec)
 	if err != nil {
 		return "", err
 	}
@@ -83,7 +83,7 @@ func (m *manager) reopenReserved(ctx context.Context, rec *graph.Record, dhs Des
 	if err := m.checkLazy(ctx, rec, dhs); err != nil {
 		return err
 	}
-	leave, err := m.slots.Enter(ctx, rec)
+	leave, err := m.enter(ctx, rec)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (m *manager) reopenReserved(ctx context.Context, rec *graph.Record, dhs Des
 	if err := m.g.Reopen(rec); err != nil {
 		return invariant.NoError(err)
 	}
-	m.observe(Event{Kind: EventReopen, ID: st.Mut}, start)
+	m.observeLater(rec, Event{Kind: EventReopen, ID: st.Mut}, start)
 	return nil
 }
 
@@ -116,7 +116,7 @@ func (m *manager) finalize(ctx context.Context, rec *graph.Record) error {
 	if m.g.Status(rec).State != graph.Sealed {
 		return nil
 	}
-	leave, err := m.slots.Enter(ctx, rec)
+	leave, err := m.enter(ctx, rec)
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (m *manager) finalizeInSlot(ctx context.Context, rec *graph.Record) error {
 		}
 	}
 	// The mounts of the active snapshot are void from now on (spec MNT-7).
-	m.mounts.forget(rec)
+	m.forgetMounts(ctx, rec)
 	m.g.SetMounted(rec, false)
 	err := m.store.Write(func(w *metadata.Writer) error {
 		row, err := w.Row(st.Imm)
@@ -160,7 +160,7 @@ func (m *manager) finalizeInSlot(ctx context.Context, rec *graph.Record) error {
 	if mutLease {
 		m.dropLease(ctx, st.Mut)
 	}
-	m.observe(Event{Kind: EventFinalize, ID: st.Imm}, start)
+	m.observeLater(rec, Event{Kind: EventFinalize, ID: st.Imm}, start)
 	return nil
 }
 
@@ -234,7 +234,7 @@ func (m *manager) materialize(ctx context.Context, rec *graph.Record) error {
 	if m.g.Status(rec).State != graph.Lazy {
 		return nil
 	}
-	leave, err := m.slots.Enter(ctx, rec)
+	leave, err := m.enter(ctx, rec)
 	if err != nil {
 		return err
 	}

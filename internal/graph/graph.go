@@ -28,6 +28,8 @@ const (
 type Graph struct {
 	mu    sync.Mutex
 	names map[string]*Record
+	// condemned holds the names of records whose deletion is under way.
+	condemned map[string]*Record
 
 	lazyBlobs int // records whose Blob.Only is set: while there are none, no walk is needed
 	refs      int
@@ -37,7 +39,7 @@ type Graph struct {
 
 // New returns an empty graph.
 func New() *Graph {
-	return &Graph{names: map[string]*Record{}}
+	return &Graph{names: map[string]*Record{}, condemned: map[string]*Record{}}
 }
 
 // Spec describes a record to Insert.
@@ -184,12 +186,12 @@ func (g *Graph) Link(r *Record, id string) bool {
 	return true
 }
 
-// Unlink gives back what Link took.
-func (g *Graph) Unlink(r *Record) Outcome {
+// Unlink gives back what Link took. now is the time of a use that may have waited for it.
+func (g *Graph) Unlink(r *Record, now int64) Outcome {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r.links--
-	return g.settleLocked(r, 0)
+	return g.settleLocked(r, now)
 }
 
 // Seal publishes that the writer's snapshot was committed by its user under the name of imm,

@@ -97,7 +97,7 @@ func TestSealedRecordWithAChildComingIsNotRemoved(t *testing.T) { // spec MGR-6,
 	require.NoError(t, g.Seal(r, &Meta{ID: "i"}, true))
 	require.True(t, g.Link(r, r.imm.ID))
 	require.False(t, g.DropRef(r, true, 1).Remove)
-	require.True(t, g.Unlink(r).Remove, "the child did not come, so the pair goes now")
+	require.True(t, g.Unlink(r, 1).Remove, "the child did not come, so the pair goes now")
 }
 
 func TestParentsAreLetGoOncePerLink(t *testing.T) { // quirk Q28, spec REF-9

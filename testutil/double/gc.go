@@ -59,9 +59,16 @@ func (b *Backend) GC(ctx context.Context) (gc.Stats, error) {
 		sweep(&tx.ingests, func(key string) bool { return keep(nodeIngest, key) })
 		return nil
 	})
-	b.writer.Unlock()
+	if !b.join {
+		b.writer.Unlock()
+	}
 	if err == nil {
 		err = b.sweepSnapshots()
+	}
+	if b.join {
+		// A transaction makes snapshots that no committed entry names yet: those of the next one must
+		// not be swept.
+		b.writer.Unlock()
 	}
 	if err != nil {
 		return nil, err
