@@ -129,6 +129,7 @@ func (g *Graph) condemnLocked(r *Record) {
 	for _, m := range []*Meta{r.mut, r.imm} {
 		if m != nil {
 			delete(g.names, m.ID)
+			g.condemned[m.ID] = r
 			g.countLazyLocked(m, -1)
 		}
 	}
@@ -159,6 +160,7 @@ func (g *Graph) Restore(r *Record) error {
 	}
 	for _, m := range []*Meta{r.mut, r.imm} {
 		if m != nil {
+			delete(g.condemned, m.ID)
 			g.names[m.ID] = r
 			g.countLazyLocked(m, 1)
 		}
@@ -174,6 +176,11 @@ func (g *Graph) Drop(r *Record) ([]Follow, error) {
 	defer g.mu.Unlock()
 	if err := r.apply(Drop); err != nil {
 		return nil, err
+	}
+	for _, m := range []*Meta{r.mut, r.imm} {
+		if m != nil {
+			delete(g.condemned, m.ID)
+		}
 	}
 	var out []Follow
 	for _, p := range r.parents {
