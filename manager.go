@@ -94,6 +94,7 @@ type manager struct {
 	g         *graph.Graph
 	slots     flight.Slots[*graph.Record]
 	metaSlots flight.Slots[string]
+	nameSlots flight.Slots[string] // see claimName
 	pruneSlot flight.Slots[struct{}]
 	sizes     flight.Group[*graph.Record, int64]
 	mounts    mountTable

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -225,6 +226,8 @@ func leftoversOf(doomed []graph.Status) (l leftovers) {
 type removals struct {
 	mu sync.Mutex
 	leftovers
+	// retried is what finishRemovals is working on.
+	retried leftovers
 }
 
 func (r *removals) add(l leftovers) {
@@ -238,8 +241,26 @@ func (r *removals) take() leftovers {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.leftovers
-	r.leftovers = leftovers{}
+	r.leftovers, r.retried = leftovers{}, l
 	return l
+}
+
+// finished notes how a retry ended.
+func (r *removals) finished(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		r.leases = append(r.leases, r.retried.leases...)
+		r.rows = append(r.rows, r.retried.rows...)
+	}
+	r.retried = leftovers{}
+}
+
+// underWay tells whether a row or lease is being deleted by a retry.
+func (r *removals) underWay(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Contains(r.retried.rows, id) || slices.Contains(r.retried.leases, id)
 }
 
 // finishRemovals goes on with deletions that were interrupted.
@@ -248,9 +269,7 @@ func (m *manager) finishRemovals(ctx context.Context) error {
 	if len(l.leases) == 0 && len(l.rows) == 0 {
 		return nil
 	}
-	if err := m.deleteMarked(ctx, l); err != nil {
-		m.unfinished.add(l)
-		return errors.Wrap(err, "finishing interrupted removals")
-	}
-	return nil
+	err := m.deleteMarked(ctx, l)
+	m.unfinished.finished(err)
+	return errors.Wrap(err, "finishing interrupted removals")
 }

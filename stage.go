@@ -31,6 +31,7 @@ type birth struct {
 // snapshot, then row, then visible (design section 5). A failed step may have been done all the
 // same, with only its answer lost, so what takes a step back is noted before it. The links on the parents stay the caller's until stage succeeds.
 func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err error) {
+	defer m.claimName(b.id)()
 	var back undo
 	defer func() {
 		if err != nil {

@@ -27,6 +27,7 @@ func (m *manager) seal(rec *graph.Record, mutID string, triggers bool) (*graph.M
 	imm := &graph.Meta{Size: sizeUnknown, CreatedAt: m.now(), Description: mut.Description}
 	imm.ID = newID()
 	imm.SnapshotID = imm.ID
+	defer m.claimName(imm.ID)()
 	err := m.store.Write(func(w *metadata.Writer) error {
 		row, err := w.Create(imm.ID)
 		if err != nil {
@@ -141,6 +142,7 @@ func (m *manager) finalizeInSlot(ctx context.Context, rec *graph.Record) error {
 	// The mounts of the active snapshot are void from now on (spec MNT-7).
 	m.forgetMounts(ctx, rec)
 	m.g.SetMounted(rec, false)
+	defer m.claimName(st.Mut)()
 	err := m.store.Write(func(w *metadata.Writer) error {
 		row, err := w.Row(st.Imm)
 		if err != nil {
