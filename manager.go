@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	stderrors "errors"
 	"time"
 
 	"github.com/moby/sys/user"
@@ -98,6 +99,7 @@ type manager struct {
 	pruneSlot flight.Slots[struct{}]
 	sizes     flight.Group[*graph.Record, int64]
 	mounts    mountTable
+	pool      *mountPool
 	// unfinished are deletions that a failing backend interrupted.
 	unfinished removals
 	holders    *holderTable
@@ -127,9 +129,13 @@ func NewManager(opt ManagerOpt) (Manager, error) {
 		return nil, errors.Wrap(err, "reading the ID of the metadata store")
 	}
 	m.storeID = id
+	if m.pool, err = openPool(opt.MountPoolRoot); err != nil {
+		return nil, err
+	}
 	if err := m.recover(context.Background()); err != nil {
 		return nil, err
 	}
+	m.pool.clean(context.Background())
 	m.store.LaterFrom(m.writeUses)
 	return m, nil
 }
@@ -155,7 +161,8 @@ func (m *manager) Close() error {
 		return nil
 	}
 	m.sizes.Wait()
-	return errors.Wrap(m.store.Close(), "closing the metadata store")
+	err := errors.Wrap(m.store.Close(), "closing the metadata store")
+	return stderrors.Join(err, errors.Wrap(m.pool.close(), "closing the mount pool"))
 }
 
 func (m *manager) Search(ctx context.Context, index string, prefix bool) ([]RefMetadata, error) {

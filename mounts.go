@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/internal/graph"
@@ -20,10 +21,11 @@ type mountTable struct {
 	entries map[*graph.Record]mountEntry
 }
 
+// mountEntry is one of the two: how the active snapshot is mounted, or the view of a committed one.
 type mountEntry struct {
-	mountable snapshot.Mountable
-	// view says that a view snapshot and its lease stand behind the mountable.
-	view bool
+	shared *sharable
+	// view has a view snapshot and its lease behind it.
+	view snapshot.Mountable
 }
 
 func (t *mountTable) get(rec *graph.Record) (mountEntry, bool) {
@@ -42,10 +44,12 @@ func (t *mountTable) set(rec *graph.Record, e mountEntry) {
 	t.entries[rec] = e
 }
 
-func (t *mountTable) forget(rec *graph.Record) {
+func (t *mountTable) take(rec *graph.Record) (mountEntry, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	e, ok := t.entries[rec]
 	delete(t.entries, rec)
+	return e, ok
 }
 
 func (t *mountTable) len() int {
@@ -102,23 +106,54 @@ func (m *manager) mountImmutable(ctx context.Context, rec *graph.Record, readonl
 	if err := m.materializeInSlot(ctx, rec); err != nil {
 		return nil, err
 	}
+	if st = m.g.Status(rec); st.State == graph.Sealed {
+		shared, err := m.sharedInSlot(ctx, rec, st.MutSnapshot)
+		if err != nil {
+			return nil, err
+		}
+		return sharedReader{shared}, nil
+	}
 	if e, ok := m.mounts.get(rec); ok {
-		return e.mountable, nil
+		return e.view, nil
 	}
-	st = m.g.Status(rec)
-	var e mountEntry
-	if st.State == graph.Sealed {
-		e.mountable, err = m.opt.Snapshotter.Mounts(ctx, st.MutSnapshot)
-	} else {
-		e.view = true
-		e.mountable, err = m.view(ctx, st)
-	}
+	view, err := m.view(ctx, st)
 	if err != nil {
 		return nil, err
 	}
-	m.mounts.set(rec, e)
+	m.mounts.set(rec, mountEntry{view: view})
 	m.g.SetMounted(rec, true)
-	return e.mountable, nil
+	return view, nil
+}
+
+// sharedInSlot returns how the active snapshot of a record is mounted. The caller is in the record's slot.
+func (m *manager) sharedInSlot(ctx context.Context, rec *graph.Record, key string) (*sharable, error) {
+	if e, ok := m.mounts.get(rec); ok {
+		return e.shared, nil
+	}
+	mountable, err := m.opt.Snapshotter.Mounts(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	shared := m.pool.share(key, mountable)
+	m.mounts.set(rec, mountEntry{shared: shared})
+	m.g.SetMounted(rec, true)
+	return shared, nil
+}
+
+// forgetMounts makes an end of what Mount remembers of a record (spec MNT-7), and tells whether there was
+// a view. What users have mounted stays until they release it. The caller is in the record's slot.
+func (m *manager) forgetMounts(ctx context.Context, rec *graph.Record) (view bool) {
+	e, ok := m.mounts.take(rec)
+	if !ok {
+		return false
+	}
+	if e.shared != nil {
+		if err := e.shared.retire(); err != nil {
+			// Close tries it again, and then the next start.
+			log.G(ctx).WithError(err).Warn("layer cache: a shared mount is left")
+		}
+	}
+	return e.view != nil
 }
 
 // view makes the view snapshot of a finalized record under a lease of its own. One that is there
@@ -157,19 +192,16 @@ func (m *manager) dropMounts(ctx context.Context, rec *graph.Record) error {
 	if st.Refs > 0 || st.Writer {
 		return nil // somebody came back meanwhile; their end will come by
 	}
-	e, ok := m.mounts.get(rec)
-	if !ok {
-		return nil
-	}
-	m.mounts.forget(rec)
+	view := m.forgetMounts(ctx, rec)
 	m.g.SetMounted(rec, false)
-	if !e.view {
+	if !view {
 		return nil
 	}
 	return m.transact(ctx, func(ctx context.Context) error { return m.deleteLeases(ctx, st.Imm+viewSuffix) })
 }
 
-// Mount returns the snapshot that is being written, to write to or to look at (spec MNT-5).
+// Mount returns the snapshot that is being written, to write to or to look at (spec MNT-5). All its users
+// share one mount; see sharable.
 func (r *mutableRef) Mount(ctx context.Context, readonly bool, _ session.Group) (snapshot.Mountable, error) {
 	mountable, err := r.mount(ctx)
 	if err != nil {
@@ -197,14 +229,9 @@ func (r *mutableRef) mount(ctx context.Context) (_ snapshot.Mountable, err error
 	if r.done.Load() {
 		return nil, errors.Wrap(errReleased, "the ref was released or committed")
 	}
-	if e, ok := m.mounts.get(r.rec); ok {
-		return e.mountable, nil
-	}
-	mountable, err := m.opt.Snapshotter.Mounts(ctx, m.g.Status(r.rec).MutSnapshot)
+	shared, err := m.sharedInSlot(ctx, r.rec, m.g.Status(r.rec).MutSnapshot)
 	if err != nil {
 		return nil, err
 	}
-	m.mounts.set(r.rec, mountEntry{mountable: mountable})
-	m.g.SetMounted(r.rec, true)
-	return mountable, nil
+	return shared, nil
 }
