@@ -2,3 +2,16 @@ package cache
 
 // EnterGraph takes and releases the mutex of a manager's record graph.
 func EnterGraph(m Manager) { m.(*manager).g.Enter() } //nolint:errcheck,forcetypeassert // a panic is what a wrong type deserves
+
+// SetMayMount replaces how a manager's mount pool finds out whether the process may mount.
+func SetMayMount(m Manager, mayMount func() error) {
+	m.(*manager).pool.sys.mayMount = mayMount //nolint:errcheck,forcetypeassert // a panic is what a wrong type deserves
+}
+
+// SetPoolUnmount replaces how a manager's mount pool unmounts, until restore is called.
+func SetPoolUnmount(m Manager, unmount func(dir string, detach bool) error) (restore func()) {
+	sys := &m.(*manager).pool.sys //nolint:errcheck,forcetypeassert // a panic is what a wrong type deserves
+	before := sys.unmount
+	sys.unmount = unmount
+	return func() { sys.unmount = before }
+}

@@ -100,7 +100,7 @@ func (p *mountPool) clean(ctx context.Context) {
 			logger.WithError(err).Warn("layer cache: whether a mount is in use cannot be known; it stays")
 			continue
 		case live:
-			logger.Warn("layer cache: the mount pool is shared with a process that uses a mount in it")
+			logger.Info("layer cache: a mount in the pool is in use; it stays")
 			continue
 		}
 		if err := p.cleanDir(filepath.Join(p.root, name)); err != nil {
