@@ -76,7 +76,7 @@ func TestFailedFinalizeKeepsALeaseThatWasThere(t *testing.T) {
 				imm := testutil.MakeLayer(t, env, nil, fileIn(t, "f", "data"))
 				mutID := mutableID(t, env, imm)
 				if before {
-					_, err := env.Opt.LeaseManager.Create(ctx, leases.WithID(imm.ID()))
+					_, err := env.Opt.LeaseManager.Create(ctx, leases.WithID(imm.ID()), leases.WithLabel("containerd.io/gc.flat", "now"))
 					require.NoError(t, err)
 				}
 				env.Faults.FailOp(fault.OpSnapshotCommit, errBackend)

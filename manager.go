@@ -63,6 +63,7 @@ type Controller interface {
 type Manager interface {
 	Accessor
 	Controller
+	Checker
 	// Stats counts what the manager has in memory.
 	Stats() Stats
 	// Holders lists the live refs to the record named id, or to all records if id is empty. It is

@@ -126,7 +126,7 @@ func (r *recovery) judge(ctx context.Context, id string) (verdict, error) {
 		}
 		r.verdicts[at] = judging
 		waiting := false
-		for _, need := range r.needs(row) {
+		for _, need := range needsOf(row) {
 			switch r.verdicts[need] {
 			case undecided:
 				stack = append(stack, need)
@@ -151,8 +151,8 @@ func (r *recovery) judge(ctx context.Context, id string) (verdict, error) {
 	return r.verdicts[id], nil
 }
 
-// needs lists the rows whose verdicts a row's own depends on.
-func (r *recovery) needs(row *row) []string {
+// needsOf lists the rows whose verdicts a row's own depends on.
+func needsOf(row *row) []string {
 	var ids []string
 	for _, p := range row.parents() {
 		if p != "" {

@@ -229,6 +229,7 @@ func TestClearValueAndIndex(t *testing.T) {
 	require.NoError(t, ref.ClearValueAndIndex("b", "p:"), "an index that another value names")
 	require.Zero(t, found("p:v"))
 	require.Equal(t, "v", ref.GetString("a"))
+	require.NoError(t, ref.SetString("a", "v", "")) // or Check would find that its entry is missing
 
 	require.NoError(t, ref.ClearValueAndIndex("never", "p:"))
 	require.NoError(t, ref.SetDescription("d"))
