@@ -90,6 +90,8 @@ func TestMountListsAreCopies(t *testing.T) {
 			for _, readonly := range []bool{true, false} {
 				m, err := ref.Mount(ctx, readonly, nil)
 				require.NoError(t, err)
+				_, done, err := m.Mount() // or each would be a shared mount of its own
+				require.NoError(t, err)
 				want, spoilt := mountsOf(t, m), mountsOf(t, m)
 				spoilt[0].Source = "/etc"
 				for i := range spoilt[0].Options {
@@ -100,6 +102,7 @@ func TestMountListsAreCopies(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, want, mountsOf(t, again))
 				require.Nil(t, m.IdentityMapping())
+				require.NoError(t, done())
 			}
 		}
 		release(t, imm, mut)
