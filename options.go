@@ -43,7 +43,10 @@ type ManagerOpt struct {
 	// Root is the directory whose filesystem is measured for free space.
 	Root string
 	// MountPoolRoot is the directory for shared mounts of writable overlays; empty means the
-	// system's directory for temporary files.
+	// system's directory for temporary files. NewManager makes it, mode 0700, and takes out of it
+	// what a dead process left: it unmounts what is mounted on the directories in it, and removes those that
+	// are empty. So it must be for nothing else. Mounts of other live managers are spared; those
+	// of a live BuildKit are not.
 	MountPoolRoot string
 
 	// Hooks lets an embedder put its own transfer, layer mode and tracing in. The zero value

@@ -68,7 +68,11 @@ type RefMetadata interface {
 
 // Mountable can be mounted.
 type Mountable interface {
-	// Mount returns how to mount the tree. The mounts are good until the ref is released.
+	// Mount returns how to mount the tree. The mounts are good until the ref is released; a mount that is
+	// still there then stays until its own release, but what was to be written to is not mounted anew
+	// once its record is finalized or its last ref released: an invalid argument.
+	// Mounts of a mutable ref may be bind mounts below ManagerOpt.MountPoolRoot, those of an
+	// immutable one are the snapshotter's unless it is mounted for writing at the time.
 	Mount(ctx context.Context, readonly bool, s session.Group) (snapshot.Mountable, error)
 }
 
