@@ -20,6 +20,23 @@ func lockFile(f *os.File) error {
 	return errors.WithStack(err)
 }
 
+// canSalvage tells whether an open file can be replaced while it is locked.
+const canSalvage = true
+
+// copyOwner gives a file the owner that another has.
+func copyOwner(from os.FileInfo, to *os.File) error {
+	fi, err := to.Stat()
+	if err != nil {
+		return err
+	}
+	want, ok := from.Sys().(*syscall.Stat_t)
+	have, ok2 := fi.Sys().(*syscall.Stat_t)
+	if !ok || !ok2 || want.Uid == have.Uid && want.Gid == have.Gid {
+		return nil
+	}
+	return to.Chown(int(want.Uid), int(want.Gid))
+}
+
 // syncDir makes the names in a directory durable.
 func syncDir(path string) error {
 	d, err := os.Open(path)

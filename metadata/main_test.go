@@ -74,7 +74,7 @@ func newStore(t testing.TB, opts ...Option) (*Store, *countingDB) {
 
 func openCounting(t testing.TB, path string, opts ...Option) (*Store, *countingDB) {
 	t.Helper()
-	f, err := openFile(path)
+	f, _, err := openFile(path, newOptions(nil))
 	require.NoError(t, err)
 	db := &countingDB{DB: f}
 	s := NewStoreWithDB(db, opts...)

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/log"
 	"github.com/pkg/errors"
 	bolt "go.etcd.io/bbolt"
 )
@@ -19,6 +20,11 @@ const legacyName = "metadata.db"
 // is locked until Close. Opening writes nothing but a new file, and verifies the structure of
 // an old one, since bbolt does not survive a damaged page.
 //
+// What can be read of a damaged file is moved to a new one, unless WithoutSalvage is given. The
+// damaged one is kept beside it, under its name with ".damaged-" and a number; Salvaged then
+// tells what was saved, and the log says so. Without the option, where the platform cannot
+// replace an open file (Windows), or if there is no room, it is ErrCorrupt.
+//
 // The errors are ErrDatabaseLocked at once if somebody has the file open, ErrNotDatabase,
 // ErrCorrupt, ErrReadOnly and, where version-1 metadata lies beside a missing file,
 // ErrLegacyMetadata. The file is untouched in all these cases.
@@ -26,11 +32,17 @@ func NewStore(path string, opts ...Option) (*Store, error) {
 	if err := CheckLegacy(path); err != nil {
 		return nil, err
 	}
-	f, err := openFile(path)
+	f, report, err := openFile(path, newOptions(opts))
 	if err != nil {
 		return nil, errors.WithMessagef(err, "opening metadata database %s", path)
 	}
-	return NewStoreWithDB(f, opts...), nil
+	s := NewStoreWithDB(f, opts...)
+	if s.salvaged = report; report != nil {
+		log.L.WithError(report.Reason).WithField("path", report.Path).WithField("damaged", report.Damaged).
+			WithField("records", report.Records).WithField("lost", len(report.Lost)).WithField("gaps", report.Gaps).
+			Warn("metadata database was damaged: what can be read was moved to a new file")
+	}
+	return s, nil
 }
 
 // CheckLegacy returns ErrLegacyMetadata if there is no database at path but one of the first
@@ -62,15 +74,72 @@ type file struct {
 	stuck bool        // bbolt panicked and may hold its locks for ever
 }
 
-// openFile opens a bolt database after it has verified it.
-func openFile(path string) (_ *file, err error) {
+// openFile opens a bolt database after it has verified it. If it had to salvage it first it
+// returns a report.
+func openFile(path string, o options) (*file, *SalvageReport, error) {
 	if fi, err := os.Stat(path); err == nil && !fi.Mode().IsRegular() {
-		return nil, errors.Wrapf(ErrNotDatabase, "%s", fi.Mode().Type())
+		return nil, nil, errors.Wrapf(ErrNotDatabase, "%s", fi.Mode().Type())
 	}
 	f := &file{}
-	done, fresh := false, false
+	var fresh bool
+	var report *SalvageReport
+	err := translateOpen(f.lockAndVerify(path, &fresh))
+	if errors.Is(err, ErrCorrupt) && canSalvage && !o.noSalvage {
+		report, err = f.replace(path, err, o.salvage)
+	}
+	if err != nil {
+		if f.os != nil {
+			err = stderrors.Join(err, f.os.Close())
+		}
+		return nil, nil, err
+	}
+	if err := f.openBolt(path); err != nil {
+		return nil, nil, err
+	}
+	if fresh {
+		// A record must not be gone with the name of the file that it was synced to.
+		if err := syncDir(filepath.Dir(path)); err != nil {
+			return nil, nil, errors.WithStack(stderrors.Join(err, f.Close()))
+		}
+	}
+	return f, report, nil
+}
+
+// lockAndVerify opens, locks and verifies the file, and tells whether it is a fresh one.
+func (f *file) lockAndVerify(path string, fresh *bool) (err error) {
+	if f.os, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return err
+	}
+	f.dirty, *fresh, err = verifyLocked(f.os)
+	if err != nil && !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	// Whoever had the lock before may have put a new file in the place of this one.
+	opened, errOpened := f.os.Stat()
+	named, errNamed := os.Stat(path)
+	if errOpened == nil && errNamed == nil && !os.SameFile(opened, named) || errors.Is(errNamed, os.ErrNotExist) {
+		return errors.Wrap(ErrDatabaseLocked, "it was replaced meanwhile")
+	}
+	return stderrors.Join(err, errOpened, errNamed)
+}
+
+// replace puts a salvaged file in the place of a damaged one. The lock of the damaged one is
+// kept until that of the new one is held and has its name.
+func (f *file) replace(path string, reason error, ops salvageOps) (*SalvageReport, error) {
+	fresh, report, err := salvage(f.os, path, reason, ops)
+	if err != nil {
+		return nil, stderrors.Join(reason, errors.Wrap(translateOpen(err), "nothing was salvaged"))
+	}
+	damaged := f.os
+	f.os, f.dirty = fresh, false
+	return report, errors.WithStack(damaged.Close())
+}
+
+// openBolt opens the database in the file that is open already.
+func (f *file) openBolt(path string) (err error) {
+	done := false
 	defer func() {
-		if !done && f.os != nil {
+		if !done {
 			// bbolt closes what it could not open, but not when it panics.
 			_ = f.os.Close()
 		}
@@ -82,25 +151,13 @@ func openFile(path string) (_ *file, err error) {
 		FreelistType:   bolt.FreelistMapType,
 		NoFreelistSync: true,
 		Timeout:        time.Nanosecond, // one attempt
-		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-			if f.os, err = os.OpenFile(name, flag, mode); err != nil {
-				return nil, err
-			}
-			f.dirty, fresh, err = verifyLocked(f.os)
-			return f.os, err
-		},
+		OpenFile:       func(string, int, os.FileMode) (*os.File, error) { return f.os, nil },
 	})
 	if err != nil {
-		return nil, translateOpen(err)
+		return translateOpen(err)
 	}
 	done = true
-	if fresh {
-		// A record must not be gone with the name of the file that it was synced to.
-		if err := syncDir(filepath.Dir(path)); err != nil {
-			return nil, errors.WithStack(stderrors.Join(err, f.Close()))
-		}
-	}
-	return f, nil
+	return nil
 }
 
 // verifyLocked verifies a file under the lock that bbolt takes next, since a file that another

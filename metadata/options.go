@@ -1,6 +1,9 @@
 package metadata
 
-import "time"
+import (
+	"os"
+	"time"
+)
 
 // DefaultFlushInterval is how long Later may leave a value unwritten, unless an option says
 // otherwise. It is what a crash can cost.
@@ -12,6 +15,8 @@ type Option func(*options)
 type options struct {
 	flushInterval time.Duration
 	afterFunc     func(time.Duration, func()) (stop func() bool)
+	noSalvage     bool
+	salvage       salvageOps
 }
 
 func newOptions(opts []Option) options {
@@ -20,6 +25,7 @@ func newOptions(opts []Option) options {
 		afterFunc: func(d time.Duration, fn func()) func() bool {
 			return time.AfterFunc(d, fn).Stop
 		},
+		salvage: salvageOps{step: func(string) {}, link: os.Link},
 	}
 	for _, opt := range opts {
 		if opt != nil {
@@ -37,6 +43,12 @@ func WithFlushInterval(d time.Duration) Option {
 			o.flushInterval = d
 		}
 	}
+}
+
+// WithoutSalvage has NewStore return ErrCorrupt for a damaged database and leave it as it is,
+// instead of moving what can be read of it to a new file.
+func WithoutSalvage() Option {
+	return func(o *options) { o.noSalvage = true }
 }
 
 // WithAfterFunc replaces the timer behind Later, for tests. afterFunc calls fn on a goroutine

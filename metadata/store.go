@@ -43,6 +43,8 @@ type Store struct {
 	later   writeBehind
 	corrupt atomic.Bool
 
+	salvaged *SalvageReport
+
 	storeID struct {
 		sync.Mutex
 		value string
@@ -85,6 +87,10 @@ func (s *Store) Close() error {
 	})
 	return s.closing.err
 }
+
+// Salvaged returns what NewStore saved of a damaged database, nil if it was not damaged. The
+// report is the caller's.
+func (s *Store) Salvaged() *SalvageReport { return s.salvaged.clone() }
 
 // DB gives access to the database below the schema. Changes that are made to records through
 // it bypass the rules of this package.

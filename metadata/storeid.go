@@ -47,10 +47,15 @@ func (s *Store) readStoreID() (string, error) {
 		}
 		return nil
 	})
-	if err == nil && strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789") != "" {
+	if err == nil && id != "" && !validStoreID(id) {
 		return "", errors.Wrapf(ErrCorrupt, "store ID %s", quote(id))
 	}
 	return id, err
+}
+
+// validStoreID tells whether a store ID can be one.
+func validStoreID(id string) bool {
+	return id != "" && strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789") == ""
 }
 
 // claimStoreID stores a new ID unless another store on the same database was faster.

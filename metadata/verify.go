@@ -32,6 +32,7 @@ var order = binary.NativeEndian
 
 // boltMeta is the root of one state of the file.
 type boltMeta struct {
+	version                    uint32
 	pageSize                   int64
 	root, freelist, pages, txn uint64
 }
@@ -47,16 +48,18 @@ type verifier struct {
 }
 
 // verify checks everything about a database file that bbolt takes for granted: that each page
-// is what its parent says, lies in the file and is used once, that everything in it lies
-// within it, that keys are in order, and that a page begins with the key it has in its parent,
-// by which bbolt finds it there when it changes. It tells whether the file lacks a free list.
+// is what its parent says, lies in the file and is used once, that its elements lie in it one
+// after the other, that keys are in order, and that a page begins with the key it has in its
+// parent, by which bbolt finds it there when it changes. It checks as well that the values of
+// records are envelopes, without which nobody reads them. It tells whether the file lacks a
+// free list.
 func verify(f io.ReaderAt, size int64) (lacksFreelist bool, err error) {
 	v := &verifier{f: f, size: size}
 	if v.meta, err = readMeta(f, size); err != nil {
 		return false, err
 	}
 	v.used = make([]uint64, v.limit()/64+1)
-	if err := v.tree(v.meta.root, nil, nil, 0); err != nil {
+	if err := v.tree(v.meta.root, within{in: top}, 0); err != nil {
 		return false, err
 	}
 	if v.meta.freelist == noFreelist {
@@ -94,10 +97,12 @@ func readMeta(f io.ReaderAt, size int64) (boltMeta, error) {
 		m = second
 	}
 	switch {
-	case m.pageSize == 0 && (magic || looksLikeBolt(f)):
+	case m.pageSize == 0 && (magic || looksLikeBolt(f, size)):
 		return m, errors.Wrap(ErrCorrupt, "neither of the two roots is valid")
 	case m.pageSize == 0:
 		return m, errors.WithStack(ErrNotDatabase)
+	case m.version != metaVersion:
+		return m, errors.Wrapf(ErrNotDatabase, "version %d of the file format is unknown", m.version)
 	case size < 2*m.pageSize:
 		return m, errors.Wrapf(ErrCorrupt, "the file is cut off at %d bytes", size)
 	}
@@ -110,11 +115,11 @@ func parseMeta(b []byte) (m boltMeta, magic, ok bool) {
 	sum := fnv.New64a()
 	_, _ = sum.Write(b[:metaSize-8])
 	size := order.Uint32(b[8:])
-	if !magic || order.Uint32(b[4:]) != metaVersion || order.Uint64(b[metaSize-8:]) != sum.Sum64() ||
-		size < 1<<10 || size > 1<<24 || size&(size-1) != 0 {
+	if !magic || order.Uint64(b[metaSize-8:]) != sum.Sum64() || size < 1<<10 || size > 1<<24 || size&(size-1) != 0 {
 		return boltMeta{}, magic, false
 	}
 	return boltMeta{
+		version:  order.Uint32(b[4:]),
 		pageSize: int64(size),
 		root:     order.Uint64(b[16:]),
 		freelist: order.Uint64(b[32:]),
@@ -124,22 +129,34 @@ func parseMeta(b []byte) (m boltMeta, magic, ok bool) {
 }
 
 // looksLikeBolt tells whether a file without roots has pages of a database.
-func looksLikeBolt(f io.ReaderAt) bool {
+func looksLikeBolt(f io.ReaderAt, size int64) bool {
+	_, found := guessPageSize(f, size)
+	return found > 1
+}
+
+// guessPageSize returns the page size with which most of the first pages of a file say that they
+// are the pages they are, and how many do.
+func guessPageSize(f io.ReaderAt, size int64) (pageSize int64, found int) {
+	const enough = 1 << 12
 	var b [pageHeader]byte
-	for id := int64(2); id < 4; id++ {
-		if _, err := f.ReadAt(b[:], id<<12); err != nil {
-			return false
+	for try := int64(1 << 10); try <= 1<<16; try <<= 1 {
+		n := 0
+		for id := int64(2); id < enough && (id+1)*try <= size; id++ {
+			if _, err := f.ReadAt(b[:], id*try); err != nil {
+				break
+			}
+			switch order.Uint16(b[8:]) {
+			case branchPage, leafPage, freelistPage:
+				if order.Uint64(b[:]) == uint64(id) {
+					n++
+				}
+			}
 		}
-		switch order.Uint16(b[8:]) {
-		case branchPage, leafPage, freelistPage:
-		default:
-			return false
-		}
-		if order.Uint64(b[:]) != uint64(id) {
-			return false
+		if n > found {
+			pageSize, found = try, n
 		}
 	}
-	return true
+	return pageSize, found
 }
 
 // limit returns the number of pages that there can be something in.
@@ -189,17 +206,45 @@ func (v *verifier) load(id uint64, depth int) (*pageData, error) {
 	return p, v.use(id, overflow+1)
 }
 
-// tree verifies the pages below id. Their keys begin with low and are below high, where given.
-func (v *verifier) tree(id uint64, low, high []byte, depth int) error {
+// within is where in the database a page is: its keys begin with low and are below high, where
+// these are known.
+type within struct {
+	low, high []byte
+	in        place
+}
+
+// place is the bucket that a page belongs to.
+type place uint8
+
+const (
+	elsewhere place = iota
+	top             // the root, which holds the top-level buckets
+	records         // mainBucket
+	oneRecord
+)
+
+// child returns the place of a bucket.
+func (p place) child(name []byte) place {
+	switch {
+	case p == top && bytes.Equal(name, mainBucket):
+		return records
+	case p == records:
+		return oneRecord
+	}
+	return elsewhere
+}
+
+// tree verifies the pages below id.
+func (v *verifier) tree(id uint64, w within, depth int) error {
 	p, err := v.load(id, depth)
 	if err != nil {
 		return err
 	}
 	switch flags := order.Uint16(p.head[8:]); flags {
 	case leafPage:
-		err = v.leaf(p, low, high, depth)
+		err = v.leaf(p, w, depth)
 	case branchPage:
-		err = v.branch(p, low, high, depth)
+		err = v.branch(p, w, depth)
 	default:
 		err = errors.Wrapf(ErrCorrupt, "type %#x has no place in a tree", flags)
 	}
@@ -207,29 +252,35 @@ func (v *verifier) tree(id uint64, low, high []byte, depth int) error {
 }
 
 // branch verifies the elements of a branch page and the pages below them.
-func (v *verifier) branch(p *pageData, low, high []byte, depth int) error {
+func (v *verifier) branch(p *pageData, w within, depth int) error {
 	count := int64(order.Uint16(p.head[10:]))
 	if count == 0 {
 		return errors.Wrap(ErrCorrupt, "it leads nowhere")
 	}
+	end := pageHeader + count*elemHeader
 	elem := func(i int64) (key []byte, child uint64, err error) {
 		at := pageHeader + i*elemHeader
 		h, err := p.bytes(at, elemHeader)
 		if err != nil {
 			return nil, 0, err
 		}
-		key, err = p.bytes(at+int64(order.Uint32(h)), int64(order.Uint32(h[4:])))
+		at += int64(order.Uint32(h))
+		if at != end {
+			return nil, 0, errors.Wrapf(ErrCorrupt, "key %d is not where it belongs", i)
+		}
+		key, err = p.bytes(at, int64(order.Uint32(h[4:])))
+		end += int64(len(key))
 		return key, order.Uint64(h[8:]), err
 	}
 	key, child, err := elem(0)
 	if err != nil {
 		return err
 	}
-	if len(key) == 0 || low != nil && !bytes.Equal(key, low) {
+	if len(key) == 0 || w.low != nil && !bytes.Equal(key, w.low) {
 		return errors.Wrap(ErrCorrupt, "its first key is not the one in its parent")
 	}
 	for i := int64(0); i < count; i++ {
-		next, nextChild := high, uint64(0)
+		next, nextChild := w.high, uint64(0)
 		if i+1 < count {
 			if next, nextChild, err = elem(i + 1); err != nil {
 				return err
@@ -238,7 +289,7 @@ func (v *verifier) branch(p *pageData, low, high []byte, depth int) error {
 		if next != nil && bytes.Compare(key, next) >= 0 {
 			return errors.Wrap(ErrCorrupt, "its keys are out of order")
 		}
-		if err := v.tree(child, key, next, depth+1); err != nil {
+		if err := v.tree(child, within{key, next, w.in}, depth+1); err != nil {
 			return err
 		}
 		key, child = next, nextChild
@@ -247,12 +298,12 @@ func (v *verifier) branch(p *pageData, low, high []byte, depth int) error {
 }
 
 // leaf verifies the elements of a leaf page and the buckets among them.
-func (v *verifier) leaf(p *pageData, low, high []byte, depth int) error {
+func (v *verifier) leaf(p *pageData, w within, depth int) error {
 	count := int64(order.Uint16(p.head[10:]))
-	if count == 0 && low != nil {
+	if count == 0 && w.low != nil {
 		return errors.Wrap(ErrCorrupt, "it is empty")
 	}
-	last := low
+	last, end := w.low, pageHeader+count*elemHeader
 	for i := int64(0); i < count; i++ {
 		at := pageHeader + i*elemHeader
 		h, err := p.bytes(at, elemHeader)
@@ -262,30 +313,47 @@ func (v *verifier) leaf(p *pageData, low, high []byte, depth int) error {
 		at += int64(order.Uint32(h[4:]))
 		keyLen, valueLen := int64(order.Uint32(h[8:])), int64(order.Uint32(h[12:]))
 		isBucket := order.Uint32(h)&bucketElem != 0
+		if at != end || order.Uint32(h) > bucketElem {
+			return errors.Wrapf(ErrCorrupt, "element %d is not where it belongs", i)
+		}
+		end += keyLen + valueLen
 		key, err := p.bytes(at, keyLen)
 		if err != nil {
 			return err
 		}
 		switch after := bytes.Compare(last, key); {
-		case keyLen == 0, i > 0 && after >= 0, i == 0 && low != nil && after != 0,
-			high != nil && bytes.Compare(key, high) >= 0:
+		case keyLen == 0, i > 0 && after >= 0, i == 0 && w.low != nil && after != 0,
+			w.high != nil && bytes.Compare(key, w.high) >= 0:
 			return errors.Wrap(ErrCorrupt, "its keys are out of order")
 		}
 		last = key
-		if at+keyLen+valueLen > p.len {
+		if end > p.len {
 			return errors.Wrapf(ErrCorrupt, "value %d lies outside of it", i)
 		}
-		if isBucket {
-			if err := v.bucket(p, at+keyLen, valueLen, depth); err != nil {
-				return err
-			}
+		switch {
+		case isBucket:
+			err = v.bucket(p, at+keyLen, valueLen, w.in.child(key), depth)
+		case w.in == oneRecord && valueLen > 0:
+			err = v.value(p, at+keyLen, valueLen)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// value verifies a value of a record.
+func (v *verifier) value(p *pageData, at, n int64) error {
+	dt, err := p.bytes(at, n)
+	if err == nil {
+		_, err = decode(dt)
+	}
+	return err
+}
+
 // bucket verifies a nested bucket: a tree of its own, or a leaf page within the value.
-func (v *verifier) bucket(p *pageData, at, n int64, depth int) error {
+func (v *verifier) bucket(p *pageData, at, n int64, in place, depth int) error {
 	if n < bucketHead {
 		return errors.Wrap(ErrCorrupt, "a bucket is cut off")
 	}
@@ -294,7 +362,7 @@ func (v *verifier) bucket(p *pageData, at, n int64, depth int) error {
 		return err
 	}
 	if root := order.Uint64(b); root != 0 {
-		return v.tree(root, nil, nil, depth+1)
+		return v.tree(root, within{in: in}, depth+1)
 	}
 	if b, err = p.bytes(at, n); err != nil {
 		return err
@@ -303,7 +371,7 @@ func (v *verifier) bucket(p *pageData, at, n int64, depth int) error {
 	if depth+1 >= maxTreeDepth || inline.len < pageHeader || order.Uint16(inline.head[8:]) != leafPage {
 		return errors.Wrap(ErrCorrupt, "a bucket has no valid page")
 	}
-	return v.leaf(inline, nil, nil, depth+1)
+	return v.leaf(inline, within{in: in}, depth+1)
 }
 
 // freelist verifies the list of free pages, none of which may be in use.
