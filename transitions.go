@@ -132,6 +132,10 @@ func (m *manager) finalizeInSlot(ctx context.Context, rec *graph.Record) error {
 		return nil
 	}
 	start := m.eventStart()
+	// The mounts of the active snapshot are void from now on (spec MNT-7): before the commit, so that nobody
+	// begins to write to what is committed.
+	m.forgetMounts(ctx, rec)
+	m.g.SetMounted(rec, false)
 	mutLease := true // is still to be deleted
 	if !st.SnapshotCommitted {
 		var err error
@@ -139,9 +143,6 @@ func (m *manager) finalizeInSlot(ctx context.Context, rec *graph.Record) error {
 			return err
 		}
 	}
-	// The mounts of the active snapshot are void from now on (spec MNT-7).
-	m.forgetMounts(ctx, rec)
-	m.g.SetMounted(rec, false)
 	defer m.claimName(st.Mut)()
 	err := m.store.Write(func(w *metadata.Writer) error {
 		row, err := w.Row(st.Imm)
