@@ -99,8 +99,32 @@ func (g *guard) create(ctx context.Context, key string, fn func() ([]mount.Mount
 		return g.Snapshotter.Remove(ctx, key)
 	})
 	mounts, err := fn()
+	if errdefs.IsAlreadyExists(err) {
+		if cleared, cerr := g.clearOrphan(ctx, key); cerr != nil {
+			return nil, errors.Wrapf(err, "removing what is in the way: %v", cerr)
+		} else if cleared {
+			mounts, err = fn()
+		}
+	}
 	made = err == nil
 	return mounts, err
+}
+
+// clearOrphan removes what a process left under key that died before its transaction ended. The number
+// in its name was taken back with the transaction, so that containerd chooses the same name again.
+func (g *guard) clearOrphan(ctx context.Context, key string) (cleared bool, err error) {
+	tx, ok := boltutil.Transaction(ctx)
+	if !ok || tx.DB() != g.raw {
+		return false, nil
+	}
+	info, err := g.Snapshotter.Stat(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	if g.referenced(tx, key) || g.referenced(tx, info.Labels[labelFrom]) {
+		return false, nil
+	}
+	return true, g.Snapshotter.Remove(ctx, key)
 }
 
 func (g *guard) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {

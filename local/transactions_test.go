@@ -252,6 +252,35 @@ func TestFailedGroupCanBeRetried(t *testing.T) {
 	})
 }
 
+// What a process that died within a transaction made in the snapshotter is not in the way of the same
+// call, for which containerd chooses the same name. fault 29
+func TestOrphanIsNotInTheWay(t *testing.T) {
+	forEachQuick(t, func(t *testing.T, opts Options) {
+		for name, create := range map[string]func(ctx context.Context, p *Parts) error{
+			"Prepare": func(ctx context.Context, p *Parts) error { return p.Snapshotter.Prepare(ctx, "again", "one") },
+			"View":    func(ctx context.Context, p *Parts) error { return second(p.Snapshotter.View(ctx, "again", "one")) },
+		} {
+			dir := t.TempDir()
+			p := openParts(t, dir, opts)
+			newLayer(t, p, "one", "")
+			require.NoError(t, addLease(t.Context(), p, "l", "again"))
+			// Without the log that undoes it: what a process leaves that is killed at this point.
+			require.Same(t, errBoom, p.db.Update(func(tx *bolt.Tx) error {
+				require.NoError(t, create(boltutil.WithTransaction(t.Context(), tx), p), name)
+				return errBoom
+			}))
+			require.NoError(t, p.Close())
+			p = openParts(t, dir, opts)
+			require.NoError(t, create(t.Context(), p), name)
+			require.Len(t, names(t, p.guard), 2)
+			_, err := p.GarbageCollect(t.Context())
+			require.NoError(t, err)
+			require.Len(t, names(t, p.guard), 2)
+			require.NoError(t, p.Close())
+		}
+	})
+}
+
 // A call that panics inside of a transaction leaves the cache usable.
 func TestPanicInGroup(t *testing.T) {
 	forEachQuick(t, func(t *testing.T, opts Options) {
