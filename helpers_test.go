@@ -13,7 +13,7 @@ import (
 )
 
 // fileIn returns a fill function for testutil.MakeLayer that writes one file.
-func fileIn(t *testing.T, name, text string) func(dir string) {
+func fileIn(t testing.TB, name, text string) func(dir string) {
 	t.Helper()
 	return func(dir string) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))

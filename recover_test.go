@@ -23,7 +23,7 @@ func finalizedLayer(t *testing.T, env *testutil.Env, parent cache.ImmutableRef) 
 }
 
 // editRow changes a row behind the manager's back; nil removes a key, and a new row is made if need be.
-func editRow(t *testing.T, env *testutil.Env, id string, values map[string]any) {
+func editRow(t testing.TB, env *testutil.Env, id string, values map[string]any) {
 	t.Helper()
 	require.NoError(t, env.Opt.MetadataStore.Write(func(w *metadata.Writer) error {
 		row, err := w.Row(id)

@@ -13,7 +13,7 @@
 // opens it again, checks that the same records are back, and looks for leaked goroutines and mounts.
 //
 // The packages below do not import the cache, so that the tests of every package can use them:
-// fault (fault points), double (a backend in memory), tree (directory trees), need (skips).
+// fault (fault points), crash (processes that die at them), double (a backend in memory), tree (directory trees), need (skips).
 package testutil
 
 import "github.com/layercache/cache/testutil/fault"
@@ -23,6 +23,9 @@ type Faults = fault.Faults
 
 // Point is fault.Point.
 type Point = fault.Point
+
+// Trace is fault.Trace.
+type Trace = fault.Trace
 
 // NewFaults returns a Faults for parts that a test wires itself.
 func NewFaults() *Faults { return fault.New() }
