@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	digest "github.com/opencontainers/go-digest"
 
 	"github.com/layercache/cache/internal/graph"
 	"github.com/layercache/cache/metadata"
@@ -195,7 +196,7 @@ func (j *judgement) leased() *graph.Meta {
 func (j *judgement) recordLease(ctx context.Context) error {
 	half := j.leased()
 	want := lease{id: half.ID, record: half.ID, resources: []leases.Resource{j.m.snapshotResource(half.SnapshotID)}}
-	if b := half.Blob; b != nil && b.Digest != "" {
+	if b := half.Blob; b != nil && digest.Digest(b.Digest).Validate() == nil {
 		want.resources = append(want.resources, leases.Resource{ID: b.Digest, Type: "content"})
 	}
 	l, err := j.e.lease(ctx, half.ID)

@@ -43,8 +43,12 @@ func (s *Store) RepairIndexes(ctx context.Context, entries ...string) ([]IndexFa
 	for _, e := range entries {
 		wanted[e] = true
 	}
+	faults, err := s.CheckIndexes(ctx) // most calls have nothing to write, and need not wait for the writer
+	if err != nil || !slices.ContainsFunc(faults, func(f IndexFault) bool { return wanted[f.Entry] }) {
+		return nil, err
+	}
 	var repaired []IndexFault
-	err := s.writeShared(func(t *txn) error {
+	err = s.writeShared(func(t *txn) error {
 		repaired = nil
 		faults, err := indexFaults(ctx, t.tx)
 		if err != nil {
