@@ -70,7 +70,8 @@ type Manager interface {
 	// empty unless ManagerOpt.TrackHolders is set.
 	Holders(id string) []Holder
 	// Close waits for the operations under way, writes what is pending and closes the metadata
-	// store. It does not release refs. Calls afterwards fail with ErrClosed; a second Close
+	// store. It does not release refs, nor mounts that are in use: those go by their own releases, and
+	// an error tells of what nobody uses and cannot be unmounted. Calls afterwards fail with ErrClosed; a second Close
 	// returns nil.
 	Close() error
 }
