@@ -5,6 +5,7 @@ import (
 	stderrors "errors"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
@@ -24,7 +25,8 @@ type Cache struct {
 
 // Open opens the cache in a directory, which is made if it does not exist. The caller must Close it.
 //
-// Unless the options say otherwise it starts one garbage collection in the background, for what
+// Temporary leases are deleted: nobody else has the directory open, so they are of a process that died.
+// Unless the options say otherwise Open starts one garbage collection in the background, for what
 // an earlier process left unprotected. A failure of that is logged, not returned.
 //
 // A directory that another process has open is [ErrInUse]. One that has been made with another
@@ -39,6 +41,9 @@ func Open(ctx context.Context, dir string, opts Options) (*Cache, error) {
 	if err != nil {
 		return nil, stderrors.Join(errors.Wrapf(err, "open cache in %s", parts.Dir), parts.Close())
 	}
+	if err := parts.dropTemporaryLeases(ctx); err != nil {
+		return nil, stderrors.Join(errors.Wrapf(err, "open cache in %s", parts.Dir), manager.Close(), parts.Close())
+	}
 	c := &Cache{Manager: manager, Parts: parts, collecting: make(chan struct{})}
 	if opts.NoBackgroundGC {
 		close(c.collecting)
@@ -46,6 +51,22 @@ func Open(ctx context.Context, dir string, opts Options) (*Cache, error) {
 	}
 	go c.collect(context.WithoutCancel(ctx))
 	return c, nil
+}
+
+// dropTemporaryLeases deletes the leases that are good for the time of a process only. The directory
+// belongs to this one, which has none yet, so they are those of a process that died, be it BuildKit's; the
+// manager by itself deletes its own alone (spec LEASE-6).
+func (p *Parts) dropTemporaryLeases(ctx context.Context) error {
+	left, err := p.LeaseManager.List(ctx, `labels."buildkit/lease.temporary"`)
+	if err != nil {
+		return errors.Wrap(err, "listing temporary leases")
+	}
+	for _, l := range left {
+		if err := p.LeaseManager.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+			return errors.Wrapf(err, "deleting temporary lease %q", l.ID)
+		}
+	}
+	return nil
 }
 
 func (c *Cache) collect(ctx context.Context) {
