@@ -15,7 +15,7 @@ import (
 //
 // Filesystems that cannot lock directories (NFS) are let through: the locks that bolt takes on
 // the databases tell as well, if a little later.
-func lockDir(dir string) (*os.File, error) {
+func lockDir(dir string) (*dirLock, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, errors.WithStack(err)
@@ -24,5 +24,15 @@ func lockDir(dir string) (*os.File, error) {
 		_ = f.Close() // it was opened for reading, there is nothing to lose
 		return nil, errors.Wrap(ErrInUse, dir)
 	}
-	return f, nil
+	return &dirLock{f}, nil
+}
+
+// dirLock is a locked directory.
+type dirLock struct{ *os.File }
+
+// Close gives the directory free, also if a process that is just being started still holds copies
+// of this one's descriptors, which it closes a moment later.
+func (l *dirLock) Close() error {
+	_ = unix.Flock(int(l.Fd()), unix.LOCK_UN) // where it could not be locked, it cannot be unlocked
+	return l.File.Close()
 }
