@@ -58,16 +58,20 @@ func TestKilledAtEveryPoint(t *testing.T) {
 	}
 	m := newMatrix(t)
 	for _, backend := range slices.Sorted(maps.Keys(crashBackends)) {
-		t.Run(backend, func(t *testing.T) {
+		t.Run(backend, func(t *testing.T) { // returns when what is parallel in it has
 			if backend == "overlay" {
 				need.Overlay(t)
 			}
 			for name := range operations {
-				// One after the other: a process in the midst of being started has what is open here open, the
-				// locks of a cache that is about to be opened again included.
-				t.Run(name, func(t *testing.T) { m.operation(t, backend, name) })
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					m.operation(t, backend, name)
+				})
 			}
-			t.Run(jobCreate, func(t *testing.T) { m.create(t, backend) })
+			t.Run(jobCreate, func(t *testing.T) {
+				t.Parallel()
+				m.create(t, backend)
+			})
 		})
 	}
 	m.report(t)
@@ -395,7 +399,7 @@ func (m *matrix) kill(t *testing.T, backend, name string, point int, twice bool)
 // reopen opens what a dead process left.
 func (m *matrix) reopen(t *testing.T, backend, dir string) *testutil.Env {
 	t.Helper()
-	env := testutil.New(t, append([]testutil.Option{testutil.InDir(dir)}, crashBackends[backend]...)...)
+	env := testutil.New(t, append([]testutil.Option{testutil.InDir(dir), testutil.Parallel()}, crashBackends[backend]...)...)
 	require.Empty(t, env.Problems(ctx))
 	return env
 }
