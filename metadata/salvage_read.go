@@ -12,6 +12,7 @@ type node struct {
 	id, pages uint64 // where it is and how many pages it extends over
 	branch    bool
 	elems     []elem
+	end       int // of the last of them, in bytes from the start
 }
 
 // elem is an element of a page. key and value alias the page.
@@ -44,6 +45,7 @@ func parseNode(b []byte) (n node, ok bool) {
 		end += used
 		n.elems = append(n.elems, e)
 	}
+	n.end = end
 	return n, true
 }
 
@@ -157,8 +159,22 @@ func (r *reader) read(id uint64) (n node, ok bool, err error) {
 	if _, err := r.f.ReadAt(b, at); err != nil {
 		return n, false, errors.Wrapf(err, "reading page %d", id)
 	}
-	n, ok = parseNode(b)
+	if n, ok = parseNode(b); ok {
+		ok = !r.holed(b, n.end)
+	}
 	return n, ok, nil
+}
+
+// holed tells whether one of the pages that a page extends over has nothing but zeroes where
+// there should be values. A value may have them, but it is likelier that the page was lost.
+func (r *reader) holed(b []byte, end int) bool {
+	size := int(r.meta.pageSize)
+	for at := size; at+size <= end; at += size {
+		if len(bytes.Trim(b[at:at+size], "\x00")) == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // fits tells whether a page has the keys that its parent says.

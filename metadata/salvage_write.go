@@ -1,6 +1,8 @@
 package metadata
 
 import (
+	"bytes"
+	"encoding/json"
 	stderrors "errors"
 	"os"
 	"time"
@@ -126,6 +128,21 @@ func (w *salvageWriter) fill(b *bolt.Bucket, c *content) error {
 	return nil
 }
 
+// decodeStrict takes an envelope apart that has the two members there are, or one of them. A
+// third one may be what damage made of these.
+func decodeStrict(dt []byte) (RawValue, error) {
+	if v, ok := decodeFast(dt); ok {
+		return v, nil
+	}
+	var v Value
+	d := json.NewDecoder(bytes.NewReader(dt))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&v); err != nil {
+		return RawValue{}, errors.WithStack(err)
+	}
+	return decode(dt)
+}
+
 // storable tells whether bbolt takes a key.
 func storable(key []byte) bool { return len(key) > 0 && len(key) <= bolt.MaxKeySize }
 
@@ -138,7 +155,7 @@ func rowInOrder(id string, c *content) (indexes []string, ok bool) {
 		if e.bucket != nil || len(e.value) == 0 {
 			continue
 		}
-		v, err := decode(e.value)
+		v, err := decodeStrict(e.value)
 		if err != nil || !storable(indexKey(v.Index(), id)) {
 			return nil, false
 		}
