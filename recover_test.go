@@ -5,6 +5,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
+	digest "github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
 
 	"github.com/layercache/cache"
@@ -353,4 +354,32 @@ func TestTemporaryLeasesOfADeadProcess(t *testing.T) {
 		release(t, ref)
 		require.Equal(t, []string{imm.ID()}, leaseIDs(t, env))
 	})
+}
+
+// Spec INIT-4, quirk Q75: a record whose blob is elsewhere keeps its row and its lease over restarts, also with nobody there
+// who could fetch the blob; it just cannot be opened meanwhile.
+func TestLazyRecordsSurviveWithoutProviders(t *testing.T) {
+	env := testutil.New(t, testutil.Doubles())
+	dgst := digest.FromString("elsewhere")
+	editRow(t, env, "lazy", map[string]any{
+		"cache.blob": dgst.String(), "cache.blobonly": true, "cache.snapshot": "chain", "snapshot.committed": true, "cache.createdAt": 1,
+	})
+	lm := env.Opt.LeaseManager
+	l, err := lm.Create(ctx, leases.WithID("lazy"), leases.WithLabels(map[string]string{"containerd.io/gc.flat": "now"}))
+	require.NoError(t, err)
+	require.NoError(t, lm.AddResource(ctx, l, leases.Resource{ID: "chain", Type: "snapshots/" + env.Opt.Snapshotter.Name()}))
+	require.NoError(t, lm.AddResource(ctx, l, leases.Resource{ID: dgst.String(), Type: "content"}))
+	for range 2 {
+		env.Crash()
+		env.Faults.Reset()
+		env.Open()
+		require.Zero(t, env.Faults.Count("db.Update"))
+		require.Equal(t, []string{"lazy"}, leaseIDs(t, env))
+		requireUsage(t, env, 0, 1)
+		_, err := env.Manager.Get(ctx, "lazy", nil)
+		var missing cache.NeedsRemoteProviderError
+		require.ErrorAs(t, err, &missing)
+		require.Equal(t, cache.NeedsRemoteProviderError{dgst}, missing)
+		require.Equal(t, []string{"lazy"}, leaseIDs(t, env))
+	}
 }
