@@ -133,9 +133,8 @@ func (sm *sharedMount) mount(mounts []mount.Mount, release func() error) error {
 // join adds a user of the mount that is there. The caller has the mutex.
 func (sm *sharedMount) join() ([]mount.Mount, func() error) {
 	sm.users++
-	place := sm.place
 	counted, done := true, false
-	return []mount.Mount{{Type: "bind", Source: place.dir, Options: []string{"rw", "rbind"}}}, func() error {
+	return []mount.Mount{{Type: "bind", Source: sm.place.dir, Options: []string{"rw", "rbind"}}}, func() error {
 		sm.mu.Lock()
 		defer sm.mu.Unlock()
 		if done {
@@ -148,8 +147,7 @@ func (sm *sharedMount) join() ([]mount.Mount, func() error) {
 			counted = false
 			sm.users--
 		}
-		// It is another place if this release failed and somebody else's took the mount away since.
-		if sm.users == 0 && sm.place == place {
+		if sm.users == 0 && sm.place != nil { // nil if this release failed and another's did not
 			if err := sm.unmount(false); err != nil {
 				return err
 			}
