@@ -222,8 +222,10 @@ func (g *guard) tidy(ctx context.Context) error {
 		if err := g.Snapshotter.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
 			names = append(names, info.Name)
 			return nil
-		}); err != nil {
-			return err
+		}); errdefs.IsNotFound(err) {
+			return nil // overlayfs says so as long as it never had a snapshot
+		} else if err != nil {
+			return errors.Wrap(err, "list snapshots")
 		}
 		for _, name := range names {
 			removed, err := g.removeUnused(ctx, name)
