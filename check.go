@@ -24,6 +24,7 @@ import (
 //	                       nothing is said about the record
 //	a row or lease whose   under the claim of its name (see claimName), after which memory is asked first
 //	record is unknown      and the disk second. Condemned records are known until nothing of them is left
+//	any other lease        in its record's slot
 //	use counts, sizes      memory is ahead of the row by what is written behind. So the row is read first
 //	                       and memory second, and only a row that is ahead of memory is wrong
 //	the index              written with the values in one transaction, and read in one
@@ -201,17 +202,21 @@ func (m *manager) recheckLease(ctx context.Context, id string, do act) error {
 	if err != nil || l == nil {
 		return err
 	}
-	owner := l.Labels[labelRecord]
-	release, err := m.nameSlots.Enter(ctx, owner)
+	owner, kind := l.Labels[labelRecord], m.suspectLease(l)
+	var leave func()
+	if rec := m.g.Lookup(owner); rec != nil {
+		leave, err = m.enter(ctx, rec) // a repair uses a temporary lease
+	} else {
+		leave, err = m.nameSlots.Enter(ctx, owner)
+	}
 	if err != nil {
 		return err
 	}
-	defer release()
-	kind := m.suspectLease(l)
-	if kind == "" || m.unfinished.underWay(id) {
-		return nil
+	defer leave()
+	if kind == "" || m.suspectLease(l) != kind || m.unfinished.underWay(id) {
+		return nil // an owner that went meanwhile took its leases along
 	}
-	e = newEvidence(m) // what was there a moment ago may be gone, now that the name is free
+	e = newEvidence(m) // what was there a moment ago may be gone, now that nothing is under way
 	if l, err = e.lease(ctx, id); err != nil || l == nil {
 		return err
 	}

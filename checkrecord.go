@@ -220,32 +220,17 @@ func (j *judgement) recordLease(ctx context.Context) error {
 	}
 	if _, flat := l.Labels[labelGCFlat]; !flat {
 		want.resources = have
-		j.add(FindingLeaseNotFlat, half.ID, half.ID, RepairRecreateLease, j.recreate(want),
+		j.add(FindingLeaseNotFlat, half.ID, half.ID, RepairRecreateLease, j.remake(want, true),
 			"the lease of record %q lacks label %s", half.ID, labelGCFlat)
 	}
 	return nil
 }
 
-func (j *judgement) create(l lease) func(context.Context) error {
-	return func(ctx context.Context) error {
-		return j.m.transact(ctx, func(ctx context.Context) error {
-			_, err := j.m.createLease(ctx, l)
-			return err
-		})
-	}
-}
+func (j *judgement) create(l lease) func(context.Context) error { return j.remake(l, false) }
 
-// recreate makes a lease anew while a temporary one keeps what it lists.
-func (j *judgement) recreate(l lease) func(context.Context) error {
+func (j *judgement) remake(l lease, anew bool) func(context.Context) error {
 	return func(ctx context.Context) error {
-		shield := l
-		shield.id, shield.temporary = newID(), true
-		for _, step := range []func(context.Context) error{j.create(shield), j.m.undoLease(l.id), j.create(l), j.m.undoLease(shield.id)} {
-			if err := step(ctx); err != nil {
-				return err
-			}
-		}
-		return nil
+		return j.m.transact(ctx, func(ctx context.Context) error { return j.m.remakeLease(ctx, l, anew) })
 	}
 }
 

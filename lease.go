@@ -26,6 +26,7 @@ const (
 const (
 	viewSuffix     = "-view"
 	variantsSuffix = "-variants"
+	repairSuffix   = "-repair"
 )
 
 // undo collects what to take back should an operation fail, and takes it back in reverse order.
@@ -100,6 +101,29 @@ func (m *manager) createLease(ctx context.Context, l lease) (created bool, err e
 		}
 	}
 	return created, nil
+}
+
+// remakeLease makes or completes the lease of a record that has a row, or makes it anew. Unlike with a new
+// record, a crash in between must not leave a lease that lists nothing, which a start would take for a
+// whole one. Where the calls do not share a transaction, a temporary lease says so meanwhile, and protects
+// what is to be protected. The caller is in transact.
+func (m *manager) remakeLease(ctx context.Context, l lease, anew bool) error {
+	mark := l
+	mark.id, mark.temporary = l.record+repairSuffix, true
+	if m.opt.Transactions == nil {
+		if _, err := m.createLease(ctx, mark); err != nil {
+			return err
+		}
+	}
+	if anew {
+		if err := m.deleteLeases(ctx, l.id); err != nil {
+			return err
+		}
+	}
+	if _, err := m.createLease(ctx, l); err != nil || m.opt.Transactions != nil {
+		return err
+	}
+	return m.deleteLeases(ctx, mark.id)
 }
 
 // deleteLeases deletes leases; those that do not exist count as deleted. All are tried, and the first

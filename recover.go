@@ -96,6 +96,11 @@ func (r *recovery) read(ctx context.Context) error {
 	for _, l := range r.leases {
 		r.leased[l.ID] = true
 	}
+	for _, l := range r.leases {
+		if owner := l.Labels[labelRecord]; l.ID == owner+repairSuffix && l.Labels[labelStore] == r.m.storeID {
+			r.leased[owner] = false // it may list nothing yet
+		}
+	}
 	return nil
 }
 
@@ -321,7 +326,7 @@ func (r *recovery) repairLeases(ctx context.Context, drop []string) error {
 			if b := row.meta.Blob; b != nil && b.Digest != "" {
 				l.resources = append(l.resources, leases.Resource{ID: b.Digest, Type: "content"})
 			}
-			if _, err := r.m.createLease(ctx, l); err != nil {
+			if err := r.m.remakeLease(ctx, l, false); err != nil {
 				return err
 			}
 		}
