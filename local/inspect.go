@@ -50,11 +50,16 @@ func snapshottersOf(path string) (names []string, err error) {
 		return nil, errors.WithStack(err)
 	}
 	defer recoverDamage(path, &err)
-	db, err := bolt.Open(path, databaseMode, &bolt.Options{ReadOnly: true, Timeout: lockWait})
+	var file *os.File
+	db, err := bolt.Open(path, databaseMode, &bolt.Options{ReadOnly: true, Timeout: lockWait, OpenFile: func(path string, flag int, mode os.FileMode) (f *os.File, err error) {
+		file, err = os.OpenFile(path, flag, mode)
+		return file, err
+	}})
 	if err != nil {
 		return nil, errors.Wrapf(err, "open %s for reading", path)
 	}
 	defer func() {
+		unlock(file) // bolt does so only with what it opened for writing
 		if cerr := db.Close(); cerr != nil && err == nil {
 			err = errors.WithStack(cerr)
 		}

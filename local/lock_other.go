@@ -14,3 +14,6 @@ func lockDir(dir string) (*os.File, error) {
 	f, err := os.Open(dir)
 	return f, errors.WithStack(err)
 }
+
+// unlock leaves it to the closing of the file.
+func unlock(*os.File) {}

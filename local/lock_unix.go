@@ -30,9 +30,14 @@ func lockDir(dir string) (*dirLock, error) {
 // dirLock is a locked directory.
 type dirLock struct{ *os.File }
 
-// Close gives the directory free, also if a process that is just being started still holds copies
-// of this one's descriptors, which it closes a moment later.
+// Close gives the directory free.
 func (l *dirLock) Close() error {
-	_ = unix.Flock(int(l.Fd()), unix.LOCK_UN) // where it could not be locked, it cannot be unlocked
+	unlock(l.File)
 	return l.File.Close()
+}
+
+// unlock gives up the lock on a file that is about to be closed. Closing it does so as well, but not
+// while a process that is just being started has copies of this one's descriptors.
+func unlock(f *os.File) {
+	_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // what could not be locked cannot be unlocked
 }
