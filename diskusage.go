@@ -30,9 +30,11 @@ func (m *manager) DiskUsage(ctx context.Context, info usage.DiskUsageInfo) ([]*u
 		return nil, err
 	}
 	views := m.g.View()
-	if err := m.markShared(views); err != nil {
+	checker, err := m.newChecker()
+	if err != nil {
 		return nil, err
 	}
+	m.markShared(views, checker)
 	var (
 		out     []*usage.Info
 		unknown []measurement
@@ -78,15 +80,20 @@ func tooYoung(u *usage.Info, now time.Time, limit time.Duration) bool {
 	return limit > 0 && u.LastUsedAt != nil && u.LastUsedAt.After(now.Add(-limit))
 }
 
-// markShared asks the external checker about every record, and marks those it knows with all
-// their ancestors (spec DU-4). The checker runs unlocked, on copies.
-func (m *manager) markShared(views []graph.View) error {
+// newChecker makes the checker of external references; nil where none is configured.
+func (m *manager) newChecker() (ExternalRefChecker, error) {
 	if m.opt.PruneRefChecker == nil {
-		return nil
+		return nil, nil //nolint:nilnil // there is none
 	}
 	checker, err := m.opt.PruneRefChecker()
-	if err != nil {
-		return errors.Wrap(err, "making the checker of external references")
+	return checker, errors.Wrap(err, "making the checker of external references")
+}
+
+// markShared asks the checker, which may be nil, about every record, and marks those it knows
+// with all their ancestors (spec DU-4). The checker runs unlocked, on copies.
+func (m *manager) markShared(views []graph.View, checker ExternalRefChecker) {
+	if checker == nil {
+		return
 	}
 	var shared []*graph.Record
 	for i := range views {
@@ -103,7 +110,6 @@ func (m *manager) markShared(views []graph.View) error {
 	for i := range views {
 		views[i].Shared = marked[views[i].Record]
 	}
-	return nil
 }
 
 // fields that a filter may name (spec FLT-2); anything else is an error rather than a filter that

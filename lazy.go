@@ -18,7 +18,7 @@ func (m *manager) checkLazy(ctx context.Context, rec *graph.Record, dhs DescHand
 	if len(blobs) == 0 {
 		return nil
 	}
-	if err := m.life.begin(); err != nil {
+	if err := m.life.again(); err != nil {
 		return err
 	}
 	defer m.life.end()

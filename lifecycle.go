@@ -26,6 +26,18 @@ func (l *lifecycle) begin() error {
 	return nil
 }
 
+// again admits a part of an operation that begin admitted, or the end of a ref while others are
+// under way, which Close waits for as well.
+func (l *lifecycle) again() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed.Load() && l.running == 0 {
+		return ErrClosed
+	}
+	l.running++
+	return nil
+}
+
 func (l *lifecycle) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	stderrors "errors"
 	"time"
 
+	"github.com/containerd/log"
 	"github.com/moby/sys/user"
 	"github.com/pkg/errors"
 
@@ -110,7 +111,8 @@ type manager struct {
 }
 
 // NewManager loads the records of the metadata store, repairs what a crash left behind, and
-// returns a manager of them. On an error nothing has been removed, and the store is left open.
+// returns a manager of them. On an error the store is left open, and nothing has been removed
+// but, if repairing itself failed, leases of records that were definitively lost.
 func NewManager(opt ManagerOpt) (Manager, error) {
 	if err := opt.validate(); err != nil {
 		return nil, err
@@ -211,7 +213,9 @@ func (m *manager) get(ctx context.Context, id string, pg progress.Controller, dh
 			break
 		}
 		if err = m.checkLazy(ctx, rec, dhs); err != nil {
-			m.settle(ctx, rec, m.g.UndoRef(rec, triggers))
+			m.settle(ctx, rec, m.g.UndoRef(rec))
+		} else if triggers {
+			m.g.Trigger(rec)
 		}
 	case graph.NeedSeal:
 		immID, err = m.sealReserved(ctx, rec, dhs, triggers)
@@ -285,11 +289,8 @@ func (m *manager) resolveParent(ctx context.Context, parent ImmutableRef, opts r
 		return nil, nil, errors.Wrap(err, "looking up the parent")
 	}
 	linked := m.g.Link(ref.rec, ref.id)
-	if err := ref.Release(ctx); err != nil {
-		if linked {
-			m.unlink(ctx, ref.rec)
-		}
-		return nil, nil, err
+	if err := ref.Release(ctx); err != nil { // the link is what counts
+		log.G(ctx).WithError(err).Warn("layer cache: dropping an internal ref")
 	}
 	if !linked {
 		return nil, nil, errors.Wrapf(errNotFound, "parent %q", ref.id)

@@ -226,7 +226,7 @@ func (r *mutableRef) mount(ctx context.Context) (_ snapshot.Mountable, err error
 		return nil, err
 	}
 	defer leave()
-	if r.done.Load() {
+	if r.done.Load() || r.leaving.Load() {
 		return nil, errors.Wrap(errReleased, "the ref was released or committed")
 	}
 	shared, err := m.sharedInSlot(ctx, r.rec, m.g.Status(r.rec).MutSnapshot)

@@ -30,7 +30,7 @@ type ManagerOpt struct {
 	// LeaseManager protects both from the backend's garbage collection.
 	LeaseManager leases.Manager
 	// PruneRefChecker, if set, makes the checker that says which records something outside of
-	// the cache still refers to. It is made anew for every DiskUsage.
+	// the cache still refers to. It is made anew for every DiskUsage and every Prune.
 	PruneRefChecker ExternalRefCheckerFunc
 	// GarbageCollect, if set, lets the backend remove what no lease protects any more.
 	GarbageCollect func(context.Context) (gc.Stats, error)

@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	stderrors "errors"
+	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/filters"
@@ -39,11 +40,15 @@ func (p *prunePolicy) eligible(v *graph.View, now time.Time) bool {
 	return !tooYoung(u, now, p.KeepDuration) && p.filter.Match(filterable(u))
 }
 
-func parsePolicies(infos []usage.PruneInfo) ([]prunePolicy, error) {
+// parsePolicies judges all policies, so that nothing is deleted for the first while the last is invalid (spec PRN-2).
+func (m *manager) parsePolicies(infos []usage.PruneInfo) ([]prunePolicy, error) {
 	out := make([]prunePolicy, len(infos))
 	for i, info := range infos {
 		if info.ReservedSpace < 0 || info.MaxUsedSpace < 0 || info.MinFreeSpace < 0 || info.KeepDuration < 0 {
 			return nil, errors.Wrapf(errInvalid, "prune policy %d has a negative limit", i)
+		}
+		if info.MinFreeSpace != 0 && m.opt.Root == "" {
+			return nil, errors.Wrapf(errInvalid, "prune policy %d has MinFreeSpace, which needs manager option Root", i)
 		}
 		f, err := parseFilter(info.Filter)
 		if err != nil {
@@ -59,7 +64,7 @@ func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.
 		return errors.Wrap(err, "pruning")
 	}
 	defer m.life.end()
-	policies, err := parsePolicies(infos)
+	policies, err := m.parsePolicies(infos)
 	if err != nil {
 		return err
 	}
@@ -68,11 +73,16 @@ func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.
 		return err
 	}
 	defer leave()
-	if err := m.finishRemovals(ctx); err != nil {
+	err = m.detached(ctx, func(ctx context.Context) error {
+		m.finishRemovals(ctx)
+		return nil
+	})
+	if err != nil {
 		return err
 	}
+	p := &pruning{m: m, ch: ch}
 	for i := range policies {
-		if err := m.prunePolicy(ctx, ch, &policies[i]); err != nil {
+		if err := p.run(ctx, &policies[i]); err != nil {
 			return err
 		}
 	}
@@ -83,61 +93,107 @@ func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.
 	return errors.Wrap(err, "collecting garbage")
 }
 
-// prunePolicy deletes what one policy allows, round by round: what was a parent may go once its children have.
-func (m *manager) prunePolicy(ctx context.Context, ch chan usage.Info, p *prunePolicy) error {
-	consult := !p.All || len(p.Filter) > 0 // spec PRN-3
-	for {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+// pruning is one call of Prune.
+type pruning struct {
+	m  *manager
+	ch chan usage.Info
+	// checker is made at most once a call.
+	checker ExternalRefChecker
+}
+
+// view looks at all records, and asks the external checker about them where the policy cares (spec PRN-3).
+func (p *pruning) view(policy *prunePolicy) ([]graph.View, error) {
+	views := p.m.g.View()
+	if policy.All && len(policy.Filter) == 0 {
+		return views, nil
+	}
+	if p.checker == nil {
+		var err error
+		if p.checker, err = p.m.newChecker(); err != nil {
+			return nil, err
 		}
-		views := m.g.View()
-		if consult {
-			if err := m.markShared(views); err != nil {
+	}
+	p.m.markShared(views, p.checker)
+	return views, nil
+}
+
+// run deletes what one policy allows, round by round: what was a parent may go once its children have.
+func (p *pruning) run(ctx context.Context, policy *prunePolicy) error {
+	if policy.budgeted() {
+		return p.runBudget(ctx, policy)
+	}
+	for {
+		views, err := p.view(policy)
+		if err != nil {
+			return err
+		}
+		gone := 0
+		for batch := range slices.Chunk(policy.candidates(views, p.m.opt.Now()), pruneBatch) {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			n, _, err := p.remove(ctx, batch)
+			if err != nil {
 				return err
 			}
+			gone += n
 		}
-		victims, err := m.chooseVictims(ctx, p, views)
-		if err != nil || len(victims) == 0 {
-			return err
-		}
-		if err := m.pruneViews(ctx, ch, victims); err != nil {
-			return err
+		if gone == 0 {
+			return nil
 		}
 	}
 }
 
-// chooseVictims returns what is to go next: a batch without a budget, one record at a time with one.
-func (m *manager) chooseVictims(ctx context.Context, p *prunePolicy, views []graph.View) ([]*graph.View, error) {
-	var candidates []*graph.View
-	now := m.opt.Now()
-	for i := range views {
-		if p.eligible(&views[i], now) {
-			candidates = append(candidates, &views[i])
-		}
-	}
-	if len(candidates) == 0 {
-		return nil, nil
-	}
-	if !p.budgeted() {
-		return candidates[:min(len(candidates), pruneBatch)], nil
-	}
-	total, err := m.measureViews(ctx, views)
+// runBudget deletes one record after the other, the lowest score first, until the rest is within
+// the budget (spec PRN-4 to PRN-6, PRN-12). Total and free space are taken once: what is deleted
+// comes free only when the backend collects it.
+func (p *pruning) runBudget(ctx context.Context, policy *prunePolicy) error {
+	views, err := p.view(policy)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	total, err := p.m.measureViews(ctx, views)
+	if err != nil {
+		return err
 	}
 	free := int64(0)
-	if p.MinFreeSpace != 0 {
-		if m.opt.Root == "" {
-			return nil, errors.Wrap(errInvalid, "a policy with MinFreeSpace needs manager option Root")
-		}
-		if free, err = freeSpace(m.opt.Root); err != nil {
-			return nil, errors.Wrapf(err, "asking for the free space of %q", m.opt.Root)
+	if policy.MinFreeSpace != 0 {
+		if free, err = freeSpace(p.m.opt.Root); err != nil {
+			return errors.Wrapf(err, "asking for the free space of %q", p.m.opt.Root)
 		}
 	}
-	if total <= budget(p.PruneInfo, total, free) { // spec PRN-6
-		return nil, nil
+	for keep := budget(policy.PruneInfo, total, free); total > keep; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		candidates := policy.candidates(views, p.m.opt.Now())
+		if len(candidates) == 0 {
+			return nil
+		}
+		victim := lowestScore(candidates)
+		_, size, err := p.remove(ctx, []*graph.View{victim})
+		if err != nil {
+			return err
+		}
+		if !victim.Shared {
+			total -= size
+		}
+		if views, err = p.view(policy); err != nil {
+			return err
+		}
 	}
-	return []*graph.View{lowestScore(candidates)}, nil
+	return nil
+}
+
+// candidates lists what the policy allows to go.
+func (p *prunePolicy) candidates(views []graph.View, now time.Time) []*graph.View {
+	var out []*graph.View
+	for i := range views {
+		if p.eligible(&views[i], now) {
+			out = append(out, &views[i])
+		}
+	}
+	return out
 }
 
 // measureViews fills in unknown sizes and returns the total of what is not shared (spec PRN-4).
@@ -179,17 +235,17 @@ func budget(p usage.PruneInfo, total, free int64) int64 {
 	return max(keep, p.ReservedSpace, 0)
 }
 
-// pruneViews condemns and deletes records and reports those it deleted. Sizes are found out before, while
-// the data is there.
-func (m *manager) pruneViews(ctx context.Context, ch chan usage.Info, victims []*graph.View) error {
+// remove condemns and deletes records that nobody took meanwhile, and reports them. It returns how
+// many and how large they were.
+func (p *pruning) remove(ctx context.Context, victims []*graph.View) (n int, size int64, err error) {
 	var (
 		recs    []*graph.Record
 		reports []*usage.Info
 		unknown []measurement
 	)
 	for _, v := range victims {
-		if !m.g.Condemn(v.Record, v.Gen) {
-			continue // somebody took it meanwhile
+		if !p.m.g.Condemn(v) {
+			continue
 		}
 		u := usageOf(v)
 		if u.Size < 0 {
@@ -201,25 +257,38 @@ func (m *manager) pruneViews(ctx context.Context, ch chan usage.Info, victims []
 		reports = append(reports, u)
 	}
 	if len(recs) == 0 {
-		return nil
+		return 0, 0, nil
 	}
-	merr := m.measure(ctx, unknown) // what cannot be measured goes all the same, as 0 bytes
-	err := m.remove(context.WithoutCancel(ctx), "pruned", recs...)
-	for _, rec := range recs {
-		m.reportEvents(rec)
-	}
-	if err != nil {
+	restored := false
+	err = p.m.detached(ctx, func(ctx context.Context) error {
+		merr := p.m.measure(ctx, unknown) // while the data is there; what cannot be measured goes as 0 bytes
+		err := p.m.remove(ctx, "pruned", recs...)
+		restored = err != nil && p.m.g.Status(recs[0]).State != graph.Gone
+		for _, rec := range recs {
+			p.m.reportEvents(rec)
+		}
 		return stderrors.Join(err, merr)
+	})
+	if ctx.Err() != nil && err != nil || restored {
+		return 0, 0, err
 	}
 	for _, u := range reports {
-		if ch == nil {
-			break
-		}
-		select {
-		case ch <- *u:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		size += u.Size
+		if rerr := p.report(ctx, u); rerr != nil {
+			return len(recs), size, stderrors.Join(rerr, err)
 		}
 	}
-	return merr
+	return len(recs), size, err
+}
+
+func (p *pruning) report(ctx context.Context, u *usage.Info) error {
+	if p.ch == nil {
+		return nil
+	}
+	select {
+	case p.ch <- *u:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }

@@ -86,7 +86,7 @@ func (r *recovery) read(ctx context.Context) error {
 		}
 		// A Commit whose roll-back failed may have left a half beside the one that counts.
 		other := r.rows[r.halves[row.equalMutable]]
-		if other == nil || row.meta.CreatedAt > other.meta.CreatedAt || row.meta.CreatedAt == other.meta.CreatedAt && id > other.meta.ID {
+		if other == nil || row.beats(other) {
 			r.halves[row.equalMutable] = id
 		}
 	}
@@ -102,6 +102,17 @@ func (r *recovery) read(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// beats tells which of two halves of one record counts: one that somebody asked to retain, else the newer.
+func (r *row) beats(other *row) bool {
+	if r.meta.Retain != other.meta.Retain {
+		return r.meta.Retain
+	}
+	if r.meta.CreatedAt != other.meta.CreatedAt {
+		return r.meta.CreatedAt > other.meta.CreatedAt
+	}
+	return r.meta.ID > other.meta.ID
 }
 
 func (r *recovery) sortedIDs() []string {

@@ -236,6 +236,7 @@ type mutableRef struct {
 	rec      *graph.Record
 	handlers DescHandlers
 	done     atomic.Bool // released or committed
+	leaving  atomic.Bool // Release was called, though it may have to wait
 }
 
 // newMutableRef wraps a claim that the graph has noted already.
@@ -278,7 +279,7 @@ func (r *mutableRef) commit(ctx context.Context) (*immutableRef, error) {
 }
 
 func (r *mutableRef) commitInSlot() (*immutableRef, error) {
-	if r.done.Load() {
+	if r.done.Load() || r.leaving.Load() {
 		return nil, errors.Wrap(errInvalid, "the ref was released or committed")
 	}
 	imm, err := r.m.seal(r.rec, r.id, true)
@@ -291,7 +292,7 @@ func (r *mutableRef) commitInSlot() (*immutableRef, error) {
 }
 
 func (r *mutableRef) Release(ctx context.Context) error {
-	if r.done.Load() {
+	if r.done.Load() || !r.leaving.CompareAndSwap(false, true) {
 		return nil
 	}
 	if err := r.m.life.begin(); err == nil { // after Close the claim ends all the same

@@ -61,13 +61,16 @@ func (m *manager) noteUses(o graph.Outcome) error {
 func (m *manager) writeUses(add func(id string, values ...metadata.Int)) {
 	for _, u := range m.g.TakeUses() {
 		add(u.ID, metadata.Int{Key: keyLastUsedAt, Value: u.LastUsedAt}, metadata.Int{Key: keyUsageCount, Value: int64(u.Count)})
+		if u.Written {
+			add(u.ID, metadata.Int{Key: keySize, Value: sizeUnknown})
+		}
 	}
 }
 
 // beginCleanUp admits the clean-up of a record. After Close a condemned record stays: the next
 // start removes what nobody retained (spec INIT-12).
 func (m *manager) beginCleanUp(rec *graph.Record, o graph.Outcome) error {
-	err := m.life.begin()
+	err := m.life.again()
 	if err != nil && o.Remove {
 		_ = invariant.NoError(m.g.Restore(rec))
 	}
@@ -102,6 +105,29 @@ func (m *manager) inSlotOrLater(ctx context.Context, rec *graph.Record, fn func(
 		}
 	})
 	return errors.Wrap(err, "the record is busy; its release goes on in the background")
+}
+
+// detached runs fn under a context that the caller cannot cancel, in a goroutine that Close waits
+// for. If the caller's context ends first, the caller gets the cause and fn goes on. A context
+// that has ended already does not count: who comes with one wants things cleaned up.
+func (m *manager) detached(ctx context.Context, fn func(ctx context.Context) error) error {
+	uncancelled := context.WithoutCancel(ctx)
+	if ctx.Done() == nil || ctx.Err() != nil {
+		return fn(uncancelled)
+	}
+	done := make(chan error, 1)
+	m.life.goOn(func() { done <- fn(uncancelled) })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-done: // both: the result tells more
+		return err
+	default:
+		return errors.Wrap(context.Cause(ctx), "the work goes on in the background")
+	}
 }
 
 // unlink gives back the place of a child on rec.
@@ -263,13 +289,31 @@ func (r *removals) underWay(id string) bool {
 	return slices.Contains(r.retried.rows, id) || slices.Contains(r.retried.leases, id)
 }
 
-// finishRemovals goes on with deletions that were interrupted.
-func (m *manager) finishRemovals(ctx context.Context) error {
+// finishRemovals goes on with deletions that were interrupted, one by one, so that one that cannot be done
+// does not hold up the others. What still fails is kept for the next time, and is no error of the
+// caller's.
+func (m *manager) finishRemovals(ctx context.Context) {
 	l := m.unfinished.take()
 	if len(l.leases) == 0 && len(l.rows) == 0 {
-		return nil
+		return
 	}
-	err := m.deleteMarked(ctx, l)
-	m.unfinished.finished(err)
-	return errors.Wrap(err, "finishing interrupted removals")
+	if m.deleteMarked(ctx, l) == nil {
+		return
+	}
+	var left leftovers
+	for _, id := range l.leases {
+		err := m.deleteMarked(ctx, leftovers{leases: []string{id}})
+		if err != nil {
+			log.G(ctx).WithError(err).Warn("layer cache: a lease without a record is left")
+			left.leases = append(left.leases, id)
+		}
+	}
+	for _, id := range l.rows {
+		// A row goes after its leases: while one of these is left, the mark on the row is what the
+		// next start knows it by.
+		if slices.ContainsFunc(left.leases, func(lease string) bool { return lease == id || trimSuffixes(lease) == id }) || m.removeRows(id) != nil {
+			left.rows = append(left.rows, id)
+		}
+	}
+	m.unfinished.add(left)
 }

@@ -200,7 +200,11 @@ func (m *manager) commitSnapshot(ctx context.Context, rec *graph.Record, st grap
 	if err == nil && !m.snapshotsJoin() {
 		err = commit(ctx)
 	}
-	if err != nil && m.committed(ctx, st.ImmSnapshot) {
+	var is, sure bool
+	if err != nil {
+		is, sure = m.committed(ctx, st.ImmSnapshot)
+	}
+	if is {
 		mutLease = true
 		err = m.transact(context.WithoutCancel(ctx), func(ctx context.Context) error {
 			_, err := m.createLease(ctx, l)
@@ -208,27 +212,32 @@ func (m *manager) commitSnapshot(ctx context.Context, rec *graph.Record, st grap
 		})
 	}
 	if err != nil {
-		m.dropUncommitted(ctx, rec, l.id, created)
+		m.dropUncommitted(ctx, rec, l.id, created && sure)
 		return false, errors.Wrapf(err, "finalizing record %q", st.Imm)
 	}
 	m.g.SetSnapshotCommitted(rec)
 	return mutLease, nil
 }
 
-// dropUncommitted deletes the lease that a failed finalize has made, and only that (spec REF-12). If
-// it is not known who made it, or if it cannot be deleted, the record remembers that it may exist.
-func (m *manager) dropUncommitted(ctx context.Context, rec *graph.Record, id string, created bool) {
+// dropUncommitted deletes the lease that a failed finalize has certainly made for nothing, and only that
+// (spec REF-12). Else the record remembers that it may exist: a lease on a snapshot that is not there
+// costs nothing, and without it a snapshot that came late would be collected.
+func (m *manager) dropUncommitted(ctx context.Context, rec *graph.Record, id string, useless bool) {
 	m.g.SetStrayLease(rec)
-	if created && !m.snapshotsJoin() { // else the transaction took it back
+	if useless && !m.snapshotsJoin() { // else the transaction took it back
 		undo{m.undoLease(id)}.run(ctx)
 	}
 }
 
-// committed tells whether a snapshot is committed although the call that should do it failed:
-// somebody else did, or its answer was lost.
-func (m *manager) committed(ctx context.Context, snapshotID string) bool {
+// committed tells whether a snapshot is committed although the call that should do it failed: somebody
+// else did, or its answer was lost. It is sure of a "no" only if the call was not given up, since a
+// backend may go on with one.
+func (m *manager) committed(ctx context.Context, snapshotID string) (is, sure bool) {
 	info, err := m.opt.Snapshotter.Stat(context.WithoutCancel(ctx), snapshotID)
-	return err == nil && info.Kind == snapshots.KindCommitted
+	if err == nil {
+		return info.Kind == snapshots.KindCommitted, true
+	}
+	return false, errdefs.IsNotFound(err) && ctx.Err() == nil
 }
 
 // materialize makes sure that the snapshot of a lazy record is present. Extracting one arrives with

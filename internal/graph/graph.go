@@ -33,6 +33,7 @@ type Graph struct {
 
 	lazyBlobs int // records whose Blob.Only is set: while there are none, no walk is needed
 	refs      int
+	records   int     // visible ones
 	used      []*Meta // names whose use counts have grown since TakeUses
 	stamp     uint32
 }
@@ -74,6 +75,7 @@ func (g *Graph) Insert(s Spec) (*Record, bool) {
 			g.countLazyLocked(m, 1)
 		}
 	}
+	g.records++
 	switch {
 	case s.Ref:
 		g.addRefLocked(r, s.Triggers)
@@ -85,6 +87,7 @@ func (g *Graph) Insert(s Spec) (*Record, bool) {
 }
 
 func (g *Graph) addRefLocked(r *Record, triggers bool) {
+	r.touched++
 	r.refs++
 	g.refs++
 	if triggers {
@@ -112,7 +115,8 @@ func (g *Graph) metaLocked(id string) (*Record, *Meta) {
 }
 
 // Ref asks for an immutable ref by name, either name (spec MGR-7, MGR-9, MGR-10). With OK it returns the
-// immutable name, and whether LazyBlobs has to be asked. With NeedSeal the caller holds the writer's
+// immutable name, and whether LazyBlobs has to be asked: then the ref counts as a use only once Trigger
+// was called. With NeedSeal the caller holds the writer's
 // place, and what it asked for arrives with Seal.
 func (g *Graph) Ref(id string, triggers bool) (r *Record, imm string, lazy bool, v Verdict) {
 	g.mu.Lock()
@@ -122,14 +126,22 @@ func (g *Graph) Ref(id string, triggers bool) (r *Record, imm string, lazy bool,
 	case r == nil:
 		return nil, "", false, NotFound
 	case m == r.imm, r.state == Sealed && !r.writer && !r.consumed:
-		g.addRefLocked(r, triggers)
-		return r, r.imm.ID, g.lazyBlobs > 0, OK
+		lazy = g.lazyBlobs > 0
+		g.addRefLocked(r, triggers && !lazy)
+		return r, r.imm.ID, lazy, OK
 	case r.writer || r.consumed:
 		return nil, "", false, Locked
 	}
 	r.writer, r.writerTriggers = true, triggers
 	g.refs++
 	return r, "", false, NeedSeal
+}
+
+// Trigger makes a ref that was taken without counting one that counts as a use.
+func (g *Graph) Trigger(r *Record) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.triggers++
 }
 
 // Writer asks for the mutable ref by name (spec MGR-13, MGR-14). With NeedReopen the immutable
@@ -206,6 +218,8 @@ func (g *Graph) Seal(r *Record, imm *Meta, triggers bool) error {
 		return err
 	}
 	r.imm, r.consumed, r.owesBump = imm, true, r.writerTriggers
+	r.forgetSizeLocked()
+	r.mut.written = true
 	r.writer, r.writerTriggers = false, false
 	g.names[imm.ID] = r
 	g.refs--
@@ -250,7 +264,7 @@ func (g *Graph) Finalize(r *Record) error {
 	}
 	delete(g.names, r.mut.ID)
 	r.mut, r.consumed, r.owesBump, r.snapshotCommitted, r.strayLease = nil, false, false, false, false
-	r.sizeGen++
+	r.forgetSizeLocked()
 	return nil
 }
 
@@ -261,6 +275,7 @@ func (g *Graph) Materialize(r *Record) error {
 	if r.state == Ready {
 		return nil
 	}
+	r.forgetSizeLocked() // what was known was the size without a snapshot
 	return r.apply(Materialize)
 }
 

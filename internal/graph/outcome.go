@@ -5,6 +5,8 @@ type Use struct {
 	ID         string
 	LastUsedAt int64 // Unix nanoseconds
 	Count      int
+	// Written says that the snapshot may have been written to, so that a stored size is void.
+	Written bool
 }
 
 // Outcome is what dropping a ref asks of the caller.
@@ -38,7 +40,8 @@ func (g *Graph) TakeUses() []Use {
 	out := make([]Use, len(g.used))
 	for i, m := range g.used {
 		m.used = false
-		out[i] = Use{ID: m.ID, LastUsedAt: m.LastUsedAt, Count: m.UsageCount}
+		out[i] = Use{ID: m.ID, LastUsedAt: m.LastUsedAt, Count: m.UsageCount, Written: m.written}
+		m.written = false
 	}
 	g.used = nil
 	return out
@@ -65,15 +68,12 @@ func (g *Graph) DropRef(r *Record, triggers bool, now int64) Outcome {
 	return o
 }
 
-// UndoRef takes back a ref that its caller never got: it is no use of the record.
-func (g *Graph) UndoRef(r *Record, triggers bool) Outcome {
+// UndoRef takes back a ref that its caller never got, and that does not count as a use.
+func (g *Graph) UndoRef(r *Record) Outcome {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r.refs--
 	g.refs--
-	if triggers {
-		r.triggers--
-	}
 	return g.settleLocked(r, 0)
 }
 
@@ -106,13 +106,16 @@ func (g *Graph) DropWriter(r *Record, now int64) Outcome {
 	defer g.mu.Unlock()
 	var o Outcome
 	triggers := r.writerTriggers
+	r.forgetSizeLocked()
 	r.writer, r.writerTriggers = false, false
 	g.refs--
 	o.Last = true
 	if r.mut.Retain {
+		r.mut.written = true
 		if triggers {
 			o.UsesDue = g.bumpLocked(r.mut, now)
 		}
+		r.touched++
 		o.Unmount = r.mounted
 		return o
 	}
@@ -126,6 +129,7 @@ func (g *Graph) condemnLocked(r *Record) {
 	if err := r.apply(Condemn); err != nil {
 		return
 	}
+	g.records--
 	for _, m := range []*Meta{r.mut, r.imm} {
 		if m != nil {
 			delete(g.names, m.ID)
@@ -136,11 +140,12 @@ func (g *Graph) condemnLocked(r *Record) {
 }
 
 // Condemn chooses an idle record for deletion. It reports false if the record is in use, has
-// children, or was touched since it was seen with generation gen.
-func (g *Graph) Condemn(r *Record, gen uint64) bool {
+// children, or was used or changed since the view was taken.
+func (g *Graph) Condemn(v *View) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if r.gen != gen || !r.idleLocked() {
+	r := v.Record
+	if r.gen != v.Gen || r.touched != v.touched || !r.idleLocked() {
 		return false
 	}
 	g.condemnLocked(r)
@@ -158,6 +163,7 @@ func (g *Graph) Restore(r *Record) error {
 	if err := r.apply(Restore); err != nil {
 		return err
 	}
+	g.records++
 	for _, m := range []*Meta{r.mut, r.imm} {
 		if m != nil {
 			delete(g.condemned, m.ID)

@@ -73,6 +73,7 @@ func (g *Graph) Patch(id string, f Field, from *Meta) bool {
 	}
 	g.countLazyLocked(m, -1)
 	m.patch(f, from)
+	r.touched++
 	g.countLazyLocked(m, 1)
 	if f&FieldSize != 0 {
 		r.sizeGen++
@@ -85,14 +86,14 @@ func (g *Graph) Patch(id string, f Field, from *Meta) bool {
 func (g *Graph) SetSize(r *Record, gen uint32, size int64) (id string, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if r.sizeGen != gen || r.state > Ready {
+	if r.sizeGen != gen || r.state > Ready || r.writer {
 		return "", false
 	}
 	m := r.mut
 	if m == nil {
 		m = r.imm
 	}
-	m.Size = size
+	m.Size, m.written = size, false
 	return m.ID, true
 }
 
@@ -100,6 +101,11 @@ func (g *Graph) SetSize(r *Record, gen uint32, size int64) (id string, ok bool) 
 func (g *Graph) InvalidateSize(r *Record) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	r.forgetSizeLocked()
+}
+
+// forgetSizeLocked makes the size unknown, and whatever is being measured of no use.
+func (r *Record) forgetSizeLocked() {
 	r.sizeGen++
 	for _, m := range []*Meta{r.mut, r.imm} {
 		if m != nil {

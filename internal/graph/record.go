@@ -43,7 +43,10 @@ type Record struct {
 	strayLease            bool // a lease of the immutable name exists though nothing is finalized (MGR-14)
 	mounted               bool
 	sizeGen               uint32
-	mark                  uint32 // last traversal that came by; see Graph.walk
+	// touched counts refs taken, uses and patches: what makes a look at the record out of date
+	// though its state is the same.
+	touched uint64
+	mark    uint32 // last traversal that came by; see Graph.walk
 }
 
 // Kind returns the family of the record's parents.
@@ -71,7 +74,8 @@ type Meta struct {
 	// Blob is nil for a record that never had one.
 	Blob *Blob
 
-	used bool // listed in Graph.used
+	used    bool // listed in Graph.used
+	written bool // see Use.Written
 }
 
 // Blob is what is stored of a record's layer blob. It is replaced, never changed in place.

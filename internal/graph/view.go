@@ -4,6 +4,8 @@ package graph
 type View struct {
 	Record *Record
 	Gen    uint64
+	// touched is what the record's counter was.
+	touched uint64
 	// Meta is the name that stands for the record (spec DU-1), a copy.
 	Meta Meta
 	// Mutable says that Meta is the mutable name.
@@ -49,7 +51,7 @@ func (r *Record) shownLocked() *Meta {
 
 func (g *Graph) viewLocked(r *Record, m *Meta) View {
 	v := View{
-		Record: r, Gen: r.gen, Meta: *m, Mutable: m == r.mut, Kind: r.kind, Size: m.Size,
+		Record: r, Gen: r.gen, touched: r.touched, Meta: *m, Mutable: m == r.mut, Kind: r.kind, Size: m.Size,
 		InUse: r.mark == g.stamp, Held: r.heldLocked(), Links: int(r.links),
 	}
 	if v.Mutable && r.imm != nil {
@@ -105,12 +107,7 @@ type Counts struct {
 func (g *Graph) Counts() Counts {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c := Counts{Refs: g.refs}
-	for id, r := range g.names {
-		if r.shownLocked().ID == id {
-			c.Records++
-		}
-	}
+	c := Counts{Refs: g.refs, Records: g.records}
 	return c
 }
 
