@@ -213,8 +213,13 @@ func (m *manager) recheckLease(ctx context.Context, id string, do act) error {
 		return err
 	}
 	defer leave()
+	if rec := m.g.Lookup(owner); rec != nil {
+		if in := m.g.Inspect(rec); !in.Alive() {
+			return nil // its leases go along with it
+		}
+	}
 	if kind == "" || m.suspectLease(l) != kind || m.unfinished.underWay(id) {
-		return nil // an owner that went meanwhile took its leases along
+		return nil
 	}
 	e = newEvidence(m) // what was there a moment ago may be gone, now that nothing is under way
 	if l, err = e.lease(ctx, id); err != nil || l == nil {

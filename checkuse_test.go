@@ -287,3 +287,46 @@ func TestRepairKeepsTheRecord(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, done, "there is no such record any more")
 }
+
+// Spec LEASE-1, LOCK-2: while a lease is remade by calls that share no transaction, Check waits, and does not take the lease
+// that stands in meanwhile for one that is left.
+func TestCheckWaitsForALeaseBeingRemade(t *testing.T) {
+	env := testutil.New(t, testutil.Doubles(), testutil.Separate())
+	id := finalizedLayer(t, env, nil).ID()
+	dropLease(t, env, id)
+	found := check(t, env)
+	block := env.Faults.Block(fault.Match{Op: fault.OpLeaseAddResource, Key: id, When: fault.Before})
+	repaired := make(chan error, 1)
+	go func() {
+		_, err := env.Manager.Repair(ctx, found...)
+		repaired <- err
+	}()
+	<-block.Entered()
+	require.ElementsMatch(t, []string{id, id + "-repair"}, leaseIDs(t, env))
+	result := startCheck(env, true)
+	require.Empty(t, result, "it waits")
+	block.Release()
+	require.NoError(t, <-repaired)
+	got := <-result
+	require.NoError(t, got.err)
+	require.Empty(t, got.found)
+	require.Equal(t, []string{id}, leaseIDs(t, env))
+}
+
+// Spec INIT-10, LEASE-1, faults 23, 29: a process that dies while it remakes a lease may leave one that lists nothing; the next start
+// knows it by the lease that stood in, and completes it.
+func TestStartCompletesALeaseThatWasRemade(t *testing.T) {
+	eachBackend(t, func(t *testing.T, env *testutil.Env) {
+		id := finalizedLayer(t, env, nil).ID()
+		dropLease(t, env, id)
+		labels := ourLabels(t, env, id)
+		addLease(t, env, id, labels)
+		labels["buildkit/lease.temporary"] = "now"
+		addLease(t, env, id+"-repair", labels)
+		env.Crash()
+		env.Open()
+		require.Equal(t, []string{id}, leaseIDs(t, env))
+		require.NoError(t, env.GC(ctx))
+		require.Empty(t, check(t, env))
+	})
+}

@@ -159,6 +159,12 @@ var operations = map[string]operation{
 		_, err := s.env.Manager.DiskUsage(ctx, usage.DiskUsageInfo{})
 		return err
 	}, states: []string{""}},
+	"check": {do: func(ctx context.Context, s *scene) error {
+		found, err := s.env.Manager.Check(ctx)
+		require.Empty(s.t, found)
+		return err
+	}, states: []string{""}},
+	"repair": {arrange: unleased, do: tryRepair, states: []string{""}},
 	"prune": {
 		arrange: func(s *scene) {
 			leaf := s.finalized("leaf", s.held, cache.CachePolicyRetain)
@@ -233,6 +239,21 @@ func trySet(_ context.Context, s *scene) error {
 		return err
 	}
 	return s.mut.ClearValueAndIndex("k", "i:")
+}
+
+// unleased leaves a record without its lease.
+func unleased(s *scene) {
+	require.NoError(s.t, s.finalized("unleased", s.held, cache.CachePolicyRetain).Release(ctx))
+	require.NoError(s.t, s.env.Opt.LeaseManager.Delete(ctx, leases.Lease{ID: s.names["unleased"].Imm}))
+}
+
+// tryRepair repairs whatever there is to repair.
+func tryRepair(ctx context.Context, s *scene) error {
+	found, err := s.env.Manager.Check(ctx)
+	if err == nil {
+		_, err = s.env.Manager.Repair(ctx, found...)
+	}
+	return err
 }
 
 // useAll leaves uses that are not written yet.
