@@ -40,6 +40,10 @@ type Options struct {
 	// It must not be changed afterwards, and should be the same whenever a directory is opened.
 	IdentityMapping *user.IdentityMapping
 
+	// NoSalvage makes a damaged database of records the error metadata.ErrCorrupt, instead of having
+	// what can be read of it moved to a new one, see Parts.Salvaged.
+	NoSalvage bool
+
 	// NoBackgroundGC turns off the garbage collection that Open starts.
 	NoBackgroundGC bool
 

@@ -41,6 +41,9 @@ type Parts struct {
 	LeaseManager leases.Manager
 	// MetadataStore holds the records. Closing it early, as a manager does, is fine.
 	MetadataStore *metadata.Store
+	// Salvaged tells what was saved of a damaged database of records, nil if it was sound. The layers
+	// of the records that were not are given up: garbage collection takes them.
+	Salvaged *metadata.SalvageReport
 	// Applier and Differ unpack and pack layers. They mount what they work on, so both are nil in
 	// a process that may not mount.
 	Applier diff.Applier
@@ -115,11 +118,16 @@ func (p *Parts) prepare() (backend, error) {
 		return backend{}, err
 	}
 	// The store checks for what it cannot open, version-1 metadata among it, before it writes.
-	p.MetadataStore, err = metadata.NewStore(filepath.Join(p.Dir, recordsDB))
+	var opts []metadata.Option
+	if p.opts.NoSalvage {
+		opts = append(opts, metadata.WithoutSalvage())
+	}
+	p.MetadataStore, err = metadata.NewStore(filepath.Join(p.Dir, recordsDB), opts...)
 	if err != nil {
 		return backend{}, err
 	}
 	p.closers = append(p.closers, p.MetadataStore.Close)
+	p.Salvaged = p.MetadataStore.Salvaged()
 	return choose(p.Dir, name, found, p.opts)
 }
 

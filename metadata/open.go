@@ -114,13 +114,27 @@ func (f *file) lockAndVerify(path string, fresh *bool) (err error) {
 	if err != nil && !errors.Is(err, ErrCorrupt) {
 		return err
 	}
-	// Whoever had the lock before may have put a new file in the place of this one.
-	opened, errOpened := f.os.Stat()
-	named, errNamed := os.Stat(path)
-	if errOpened == nil && errNamed == nil && !os.SameFile(opened, named) || errors.Is(errNamed, os.ErrNotExist) {
-		return errors.Wrap(ErrDatabaseLocked, "it was replaced meanwhile")
+	if errSame := sameFile(f.os, path); errSame != nil {
+		return errSame
 	}
-	return stderrors.Join(err, errOpened, errNamed)
+	return err
+}
+
+// sameFile tells whether an open file that was locked still is what a path names. Whoever had
+// the lock before may have put a new file in its place.
+func sameFile(f *os.File, path string) error {
+	opened, err := f.Stat()
+	if err != nil {
+		return errors.WithStack(err)
+	}
+	named, err := os.Stat(path)
+	if err == nil && os.SameFile(opened, named) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return errors.WithStack(err)
+	}
+	return errors.Wrap(ErrDatabaseLocked, "the file was replaced meanwhile")
 }
 
 // replace puts a salvaged file in the place of a damaged one. The lock of the damaged one is

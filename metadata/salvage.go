@@ -73,7 +73,7 @@ const (
 // salvage replaces the damaged file at path, which f has open and locked, by one with what can
 // be read of it, and returns that, open and locked. Until the new file is complete and on disk
 // the directory has the damaged one at its place, and from then on the new one; nothing ever
-// writes to the damaged one. If it fails nothing has changed.
+// writes to the damaged one. Until then it can fail, which changes nothing.
 func salvage(f *os.File, path string, reason error, ops salvageOps) (_ *os.File, _ *SalvageReport, err error) {
 	// A link to the database stays one.
 	real, err := filepath.EvalSymlinks(path)
@@ -86,12 +86,19 @@ func salvage(f *os.File, path string, reason error, ops salvageOps) (_ *os.File,
 		return nil, nil, errors.WithStack(err)
 	}
 	var fresh *os.File
+	replaced := false
 	defer func() {
-		if err != nil {
-			if fresh != nil {
-				err = stderrors.Join(err, fresh.Close())
-			}
-			if rm := os.Remove(temp); !errors.Is(rm, fs.ErrNotExist) {
+		if err == nil {
+			return
+		}
+		if fresh != nil {
+			err = stderrors.Join(err, fresh.Close())
+		}
+		if replaced {
+			return
+		}
+		for _, name := range []string{temp, report.Damaged} {
+			if rm := os.Remove(name); name != "" && !errors.Is(rm, fs.ErrNotExist) {
 				err = stderrors.Join(err, rm)
 			}
 		}
@@ -120,6 +127,7 @@ func salvage(f *os.File, path string, reason error, ops salvageOps) (_ *os.File,
 	if err := os.Rename(temp, real); err != nil {
 		return nil, nil, errors.WithStack(err)
 	}
+	replaced = true
 	ops.step("replaced")
 	return fresh, report, errors.WithStack(syncDir(dir))
 }
