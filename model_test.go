@@ -81,7 +81,7 @@ func runScript(t *testing.T, rt *rapid.T, names ...string) {
 	}
 	actions := map[string]func(*rapid.T){"": x.compare}
 	for name, action := range map[string]func(*rapid.T){
-		"new": x.create, "new child": x.createChild, "write": x.write, "commit": x.commit, "finalize": x.finalize, "get": x.get,
+		"new": x.create, "new child": x.createChild, "build": x.build, "build child": x.buildChild, "write": x.write, "commit": x.commit, "finalize": x.finalize, "get": x.get, "get again": x.get,
 		"get mutable": x.getMutable, "clone": x.clone, "release": x.release, "release all": x.releaseAll, "read": x.read,
 		"set value": x.setValue, "set": x.set, "chain": x.chain, "disk usage": x.diskUsage, "prune": x.prune,
 		"collect garbage": x.collect, "flush": x.flush, "wait": x.wait, "reopen": x.reopen, "crash": x.crash,
@@ -153,12 +153,24 @@ func (x *script) create(rt *rapid.T) { x.makeLayer(rt, nil) }
 
 func (x *script) createChild(rt *rapid.T) { x.makeLayer(rt, x.pickHandle(rt, immutable)) }
 
+// build and buildChild make a layer that is committed at once and idle, as most layers of a cache are.
+func (x *script) build(rt *rapid.T) { x.buildLayer(rt, nil) }
+
+func (x *script) buildChild(rt *rapid.T) { x.buildLayer(rt, x.pickHandle(rt, immutable)) }
+
+func (x *script) buildLayer(rt *rapid.T, parent *handle) {
+	if h := x.makeLayer(rt, parent); h != nil {
+		x.releaseHandle(x.commitHandle(h))
+	}
+}
+
 var (
 	kinds        = []usage.RecordType{"", usage.TypeRegular, usage.TypeInternal, usage.TypeFrontend, usage.TypeCacheMount}
 	descriptions = []string{"", "d1", "d2"}
 )
 
-func (x *script) makeLayer(rt *rapid.T, parent *handle) {
+// makeLayer returns nil if the parent is gone.
+func (x *script) makeLayer(rt *rapid.T, parent *handle) *handle {
 	retain := rapid.IntRange(0, 2).Draw(rt, "retain") > 0
 	desc := rapid.SampledFrom(descriptions).Draw(rt, "description")
 	kind := rapid.SampledFrom(kinds).Draw(rt, "type")
@@ -190,6 +202,7 @@ func (x *script) makeLayer(rt *rapid.T, parent *handle) {
 	if want == fine { // no layer is empty, so that each has a size to prune for
 		x.writeFile(h, "born", h.half.name)
 	}
+	return h
 }
 
 func (x *script) write(rt *rapid.T) {
@@ -246,8 +259,9 @@ func (x *script) read(rt *rapid.T) {
 	}
 }
 
-func (x *script) commit(rt *rapid.T) {
-	h := x.pickHandle(rt, (*handle).mutable)
+func (x *script) commit(rt *rapid.T) { x.commitHandle(x.pickHandle(rt, (*handle).mutable)) }
+
+func (x *script) commitHandle(h *handle) *handle {
 	imm, want := x.m.commit(h)
 	for _, s := range x.suts {
 		ref, err := s.mutable(h).Commit(ctx)
@@ -256,6 +270,7 @@ func (x *script) commit(rt *rapid.T) {
 			s.learn(imm, ref)
 		}
 	}
+	return imm
 }
 
 func (x *script) finalize(rt *rapid.T) {
@@ -375,8 +390,8 @@ func (x *script) crash(rt *rapid.T) {
 			continue // compare finds whether it lost the same
 		}
 		require.True(rt, x.m.lose(func(seen map[*half]use) bool {
-			for h, want := range seen {
-				if h.layer != nil && s.stored(h) != want {
+			for _, h := range x.m.halves {
+				if h.layer != nil && s.stored(h) != seen[h] {
 					return false
 				}
 			}
