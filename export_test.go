@@ -1,5 +1,19 @@
 package cache
 
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// FreeSpace is what the manager takes for the free space of a directory.
+func FreeSpace(t *testing.T, dir string) int64 {
+	t.Helper()
+	n, err := freeSpace(dir)
+	require.NoError(t, err)
+	return n
+}
+
 // EnterGraph takes and releases the mutex of a manager's record graph.
 func EnterGraph(m Manager) { m.(*manager).g.Enter() } //nolint:errcheck,forcetypeassert // a panic is what a wrong type deserves
 
