@@ -9,7 +9,7 @@
 //		require.NoError(t, layer.Release(ctx))
 //	}
 //
-// When the test ends, New's cleanup checks that no ref and no lease is left over, closes the cache,
+// When the test ends, New's cleanup checks that no ref is left and that Manager.Check finds nothing, closes the cache,
 // opens it again, checks that the same records are back, and looks for leaked goroutines and mounts.
 //
 // The packages below do not import the cache, so that the tests of every package can use them:
