@@ -38,11 +38,7 @@ func (p *Parts) GarbageCollect(ctx context.Context) (gc.Stats, error) {
 	}
 }
 
-// collect runs one collection. Another waits: what one tidies away would be missing when the other,
-// which has it on its list already, comes to it, and that other would stop there.
 func (p *Parts) collect(ctx context.Context) (gc.Stats, error) {
-	p.collecting.Lock()
-	defer p.collecting.Unlock()
 	stats, err := p.db.GarbageCollect(ctx)
 	if err != nil {
 		return nil, err

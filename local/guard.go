@@ -176,19 +176,23 @@ func (g *guard) Usage(ctx context.Context, key string) (usage snapshots.Usage, e
 }
 
 // Remove is called by containerd inside of a transaction to clear up after a call that failed,
-// and by its garbage collection, which is refused what is in use after all.
+// and by its garbage collection, which is refused what is in use after all. What another collection
+// has removed meanwhile is gone as was asked; an error would end the collection there and then.
 func (g *guard) Remove(ctx context.Context, name string) error {
 	if undoOf(ctx) != nil {
 		return g.Snapshotter.Remove(ctx, name)
 	}
 	inUse, err := g.inUse(ctx, name)
-	if err != nil {
-		return err
-	}
-	if inUse {
+	if err == nil && inUse {
 		return errors.Wrapf(errdefs.ErrFailedPrecondition, "snapshot %q is in use", name)
 	}
-	return g.Snapshotter.Remove(ctx, name)
+	if err == nil {
+		err = g.Snapshotter.Remove(ctx, name)
+	}
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 // inUse tells whether name belongs to a transaction that is under way, is known to the metadata,
@@ -248,7 +252,7 @@ func (g *guard) removeUnused(ctx context.Context, name string) (bool, error) {
 	}
 	defer leave()
 	err = g.Remove(ctx, name)
-	if errdefs.IsFailedPrecondition(err) || errdefs.IsNotFound(err) { // in use, has children, gone
+	if errdefs.IsFailedPrecondition(err) { // in use, has children
 		return false, nil
 	}
 	return err == nil, err
