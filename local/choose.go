@@ -23,6 +23,9 @@ type backend struct {
 func match(found inspection, opts Options) (string, error) {
 	have := found.snapshotters
 	switch {
+	case opts.Snapshotter == Overlayfs && opts.NewSnapshotter == nil && !canMount():
+		// Said here, before anything is written; what else keeps it from working takes a trial.
+		return "", errors.Wrapf(ErrSnapshotter, "%s needs the capability to mount", Overlayfs)
 	case len(have) == 0 || slices.Contains(have, opts.Snapshotter):
 		return opts.Snapshotter, nil
 	case opts.Snapshotter != "":
