@@ -8,7 +8,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	digest "github.com/opencontainers/go-digest"
 
 	"github.com/layercache/cache/internal/graph"
 	"github.com/layercache/cache/metadata"
@@ -131,10 +130,8 @@ func sameBlob(a, b *graph.Blob) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	x, y := *a, *b
-	x.URLs, y.URLs = nil, nil
-	return slices.Equal(a.URLs, b.URLs) && x.Digest == y.Digest && x.DiffID == y.DiffID && x.LayerIdentity == y.LayerIdentity &&
-		x.ChainID == y.ChainID && x.BlobChainID == y.BlobChainID && x.MediaType == y.MediaType && x.Size == y.Size && x.Only == y.Only
+	return slices.Equal(a.URLs, b.URLs) && a.Digest == b.Digest && a.DiffID == b.DiffID && a.LayerIdentity == b.LayerIdentity &&
+		a.ChainID == b.ChainID && a.BlobChainID == b.BlobChainID && a.MediaType == b.MediaType && a.Size == b.Size && a.Only == b.Only
 }
 
 // equalMutable looks at what the immutable row says of its mutable half.
@@ -196,7 +193,7 @@ func (j *judgement) leased() *graph.Meta {
 func (j *judgement) recordLease(ctx context.Context) error {
 	half := j.leased()
 	want := lease{id: half.ID, record: half.ID, resources: []leases.Resource{j.m.snapshotResource(half.SnapshotID)}}
-	if b := half.Blob; b != nil && digest.Digest(b.Digest).Validate() == nil {
+	if b := half.Blob; b != nil && isDigest(b.Digest) {
 		want.resources = append(want.resources, leases.Resource{ID: b.Digest, Type: "content"})
 	}
 	l, err := j.e.lease(ctx, half.ID)

@@ -271,14 +271,12 @@ func (r *removals) take() leftovers {
 	return l
 }
 
-// finished notes how a retry ended.
-func (r *removals) finished(err error) {
+// finished notes what a retry has left.
+func (r *removals) finished(left leftovers) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err != nil {
-		r.leases = append(r.leases, r.retried.leases...)
-		r.rows = append(r.rows, r.retried.rows...)
-	}
+	r.leases = append(r.leases, left.leases...)
+	r.rows = append(r.rows, left.rows...)
 	r.retried = leftovers{}
 }
 
@@ -297,10 +295,11 @@ func (m *manager) finishRemovals(ctx context.Context) {
 	if len(l.leases) == 0 && len(l.rows) == 0 {
 		return
 	}
+	var left leftovers
+	defer func() { m.unfinished.finished(left) }()
 	if m.deleteMarked(ctx, l) == nil {
 		return
 	}
-	var left leftovers
 	for _, id := range l.leases {
 		err := m.deleteMarked(ctx, leftovers{leases: []string{id}})
 		if err != nil {
@@ -315,5 +314,4 @@ func (m *manager) finishRemovals(ctx context.Context) {
 			left.rows = append(left.rows, id)
 		}
 	}
-	m.unfinished.add(left)
 }
