@@ -57,8 +57,6 @@ type Parts struct {
 	tx      *transactor
 	guard   *guard // nil unless snapshotter writes join transactions
 	running running
-	// collecting is held while garbage is collected.
-	collecting sync.Mutex
 	// closers are run in reverse by Close.
 	closers []func() error
 	once    sync.Once
