@@ -331,3 +331,16 @@ func TestStartCompletesALeaseThatWasRemade(t *testing.T) {
 		require.Empty(t, check(t, env))
 	})
 }
+
+// Spec META-13, INIT-3, INIT-10, DU-5: a row whose blob has a name that no blob can have fails neither a start nor DiskUsage.
+func TestRowWithADigestThatIsNone(t *testing.T) {
+	eachBackend(t, func(t *testing.T, env *testutil.Env) {
+		id := withBlob(t, env, "nonsense")
+		dropLease(t, env, id)
+		env.Reopen()
+		require.Equal(t, []string{id}, leaseIDs(t, env))
+		requireUsage(t, env, 0, 1)
+		requireFound(t, check(t, env), finding(cache.FindingBlobMissing, id, "nonsense", ""))
+		require.Len(t, prune(t, env, usage.PruneInfo{}), 1)
+	})
+}

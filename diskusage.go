@@ -271,7 +271,7 @@ func (m *manager) measureRecord(ctx context.Context, kind graph.Kind, st graph.S
 			return 0, false, errors.Wrapf(err, "snapshot %q", key)
 		}
 	}
-	if st.Blob != nil && st.Blob.Digest != "" {
+	if st.Blob != nil && isDigest(st.Blob.Digest) {
 		info, err := m.opt.ContentStore.Info(ctx, digest.Digest(st.Blob.Digest))
 		switch {
 		case err == nil:

@@ -215,7 +215,7 @@ func (r *recovery) concludeUnleased(ctx context.Context, row *row) (verdict, err
 	if err != nil {
 		return bad, err
 	}
-	if b := row.meta.Blob; !exists && b != nil && b.Digest != "" {
+	if b := row.meta.Blob; !exists && b != nil && isDigest(b.Digest) {
 		_, err := r.m.opt.ContentStore.Info(ctx, digest.Digest(b.Digest))
 		if err != nil && !errdefs.IsNotFound(err) {
 			return bad, errors.Wrapf(err, "looking for blob %s", b.Digest)
@@ -334,7 +334,7 @@ func (r *recovery) repairLeases(ctx context.Context, drop []string) error {
 	return r.m.transact(ctx, func(ctx context.Context) error {
 		for _, row := range r.unleased {
 			l := lease{id: row.meta.ID, record: row.meta.ID, resources: []leases.Resource{r.m.snapshotResource(row.meta.SnapshotID)}}
-			if b := row.meta.Blob; b != nil && b.Digest != "" {
+			if b := row.meta.Blob; b != nil && isDigest(b.Digest) {
 				l.resources = append(l.resources, leases.Resource{ID: b.Digest, Type: "content"})
 			}
 			if err := r.m.remakeLease(ctx, l, false); err != nil {
