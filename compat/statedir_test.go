@@ -127,12 +127,15 @@ func madeByOurs(t *testing.T, dir, snapshotter string, privileged bool) {
 	s.requireRows(t, nil)
 }
 
-// openOwn opens the directory without saying what is in it, and lets it tidy up at once.
+// openOwn opens the directory without saying what is in it, lets it tidy up at once, and asks whether everything agrees.
 func (s *state) openOwn(t *testing.T) *own {
 	t.Helper()
 	o := openOwn(t, s.dir, local.Options{})
 	require.Equal(t, s.snapshotter, o.Parts.SnapshotterName)
 	require.NoError(t, o.collectGarbage(t.Context()))
+	findings, err := o.Check(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, findings)
 	kept, err := o.Parts.LeaseManager.List(t.Context())
 	require.NoError(t, err)
 	gone := s.ids(goneByRule)
