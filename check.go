@@ -25,7 +25,7 @@ import (
 //	a row or lease whose   under the claim of its name (see claimName), after which memory is asked first
 //	record is unknown      and the disk second. Condemned records are known until nothing of them is left
 //	any other lease        in its record's slot
-//	use counts, sizes      memory is ahead of the row by what is written behind. So the row is read first
+//	use counts             memory is ahead of the row by what is written behind. So the row is read first
 //	                       and memory second, and only a row that is ahead of memory is wrong
 //	the index              written with the values in one transaction, and read in one
 

@@ -106,24 +106,22 @@ func (j *judgement) differences(half *graph.Meta, r *row) []string {
 	differ(keyCommitted, r.mutable() != (half == j.in.Mut))
 	differ(keyBlob, !sameBlob(have.Blob, half.Blob))
 	differ(keyParent, r.kind() != j.in.Kind || !slices.Equal(r.parents(), j.in.Parents))
-	if used, size := rowAhead(half, have); used || size {
+	if rowAhead(half, have) {
 		// What was written since memory was looked at is in memory all the same.
 		now := j.m.g.Inspect(j.in.Record)
 		for _, again := range halvesOf(now) {
 			if again.ID == half.ID {
-				used, size = rowAhead(again, have)
-				differ(keyUsageCount, used)
-				differ(keySize, size)
+				differ(keyUsageCount, rowAhead(again, have))
 			}
 		}
 	}
 	return diff
 }
 
-// rowAhead tells whether a row has a use, or a size, that memory has not. The other way round is as it
-// should be: both are written some time after memory has them.
-func rowAhead(half, row *graph.Meta) (used, size bool) {
-	return row.UsageCount > half.UsageCount || row.LastUsedAt > half.LastUsedAt, row.Size >= 0 && row.Size != half.Size
+// rowAhead tells whether a row has a use that memory has not. The other way round is as it should be: uses
+// are written some time after memory has them. So are sizes, known and unknown, which are not compared.
+func rowAhead(half, row *graph.Meta) bool {
+	return row.UsageCount > half.UsageCount || row.LastUsedAt > half.LastUsedAt
 }
 
 func sameBlob(a, b *graph.Blob) bool {

@@ -107,10 +107,18 @@ func (m *manager) createLease(ctx context.Context, l lease) (created bool, err e
 // record, a crash in between must not leave a lease that lists nothing, which a start would take for a
 // whole one. Where the calls do not share a transaction, a temporary lease says so meanwhile, and protects
 // what is to be protected. The caller is in transact.
-func (m *manager) remakeLease(ctx context.Context, l lease, anew bool) error {
-	mark := l
-	mark.id, mark.temporary = l.record+repairSuffix, true
+func (m *manager) remakeLease(ctx context.Context, l lease, anew bool) (err error) {
 	if m.opt.Transactions == nil {
+		mark := l
+		mark.id, mark.temporary = l.record+repairSuffix, true
+		defer func() {
+			if err == nil {
+				err = m.deleteLeases(ctx, mark.id)
+			}
+			if err != nil { // a repair that is tried again deletes it, or else the next prune or start
+				m.unfinished.add(leftovers{leases: []string{mark.id}})
+			}
+		}()
 		if _, err := m.createLease(ctx, mark); err != nil {
 			return err
 		}
@@ -120,10 +128,8 @@ func (m *manager) remakeLease(ctx context.Context, l lease, anew bool) error {
 			return err
 		}
 	}
-	if _, err := m.createLease(ctx, l); err != nil || m.opt.Transactions != nil {
-		return err
-	}
-	return m.deleteLeases(ctx, mark.id)
+	_, err = m.createLease(ctx, l)
+	return err
 }
 
 // deleteLeases deletes leases; those that do not exist count as deleted. All are tried, and the first

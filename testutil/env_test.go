@@ -260,7 +260,7 @@ func TestCleanupFinds(t *testing.T) {
 			_, err := env.Manager.New(ctx, nil, nil, cache.CachePolicyRetain)
 			require.NoError(t, err)
 		}},
-		"lease": {"lease x is left of record", func(env *testutil.Env) {
+		"lease": {"lease orphaned: lease \"x\"", func(env *testutil.Env) {
 			id, err := env.Opt.MetadataStore.StoreID()
 			require.NoError(t, err)
 			lease(env, "x", map[string]string{"layercache.io/store": id, "layercache.io/record": "none"})
