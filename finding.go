@@ -14,7 +14,7 @@ const (
 	// or remove it. If it is what a Commit that failed has left, without data of its own, it is removed.
 	FindingRowUnknown FindingKind = "row unknown"
 	// FindingRowDiffers: memory shows something else of a record than its row, which the next start will
-	// go by. Use counts and sizes that are still to be written are no difference. No repair.
+	// go by. Use counts that are still to be written are no difference, and sizes are not compared. No repair.
 	FindingRowDiffers FindingKind = "row differs"
 	// FindingRowContradicts: a row is not loaded since it, or one it lies on, is its own ancestor,
 	// lies on a mutable record, or names an immutable one as its mutable half. No repair.
