@@ -72,15 +72,21 @@ func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.
 	if err != nil {
 		return err
 	}
-	defer leave()
-	err = m.detached(ctx, func(ctx context.Context) error {
+	p := &pruning{m: m, ch: ch}
+	defer func() {
+		if p.rest == nil {
+			leave()
+			return
+		}
+		m.life.goOn(func() { <-p.rest; leave() }) // the next prune sees what this one leaves
+	}()
+	err = p.detached(ctx, func(ctx context.Context) error {
 		m.finishRemovals(ctx)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	p := &pruning{m: m, ch: ch}
 	for i := range policies {
 		if err := p.run(ctx, &policies[i]); err != nil {
 			return err
@@ -99,6 +105,13 @@ type pruning struct {
 	ch chan usage.Info
 	// checker is made at most once a call.
 	checker ExternalRefChecker
+	// rest is work that goes on after the caller's context ended.
+	rest <-chan struct{}
+}
+
+func (p *pruning) detached(ctx context.Context, fn func(ctx context.Context) error) (err error) {
+	p.rest, err = p.m.detached(ctx, fn)
+	return err
 }
 
 // view looks at all records, and asks the external checker about them where the policy cares (spec PRN-3).
@@ -260,7 +273,7 @@ func (p *pruning) remove(ctx context.Context, victims []*graph.View) (n int, siz
 		return 0, 0, nil
 	}
 	restored := false
-	err = p.m.detached(ctx, func(ctx context.Context) error {
+	err = p.detached(ctx, func(ctx context.Context) error {
 		merr := p.m.measure(ctx, unknown) // while the data is there; what cannot be measured goes as 0 bytes
 		err := p.m.remove(ctx, "pruned", recs...)
 		restored = err != nil && p.m.g.Status(recs[0]).State != graph.Gone
@@ -269,7 +282,7 @@ func (p *pruning) remove(ctx context.Context, victims []*graph.View) (n int, siz
 		}
 		return stderrors.Join(err, merr)
 	})
-	if ctx.Err() != nil && err != nil || restored {
+	if p.rest != nil || restored {
 		return 0, 0, err
 	}
 	for _, u := range reports {

@@ -108,25 +108,30 @@ func (m *manager) inSlotOrLater(ctx context.Context, rec *graph.Record, fn func(
 }
 
 // detached runs fn under a context that the caller cannot cancel, in a goroutine that Close waits
-// for. If the caller's context ends first, the caller gets the cause and fn goes on. A context
-// that has ended already does not count: who comes with one wants things cleaned up.
-func (m *manager) detached(ctx context.Context, fn func(ctx context.Context) error) error {
+// for. If the caller's context ends first, the caller gets the cause, and fn goes on until rest is
+// closed; else rest is nil. A context that has ended already does not count: who comes with one
+// wants things cleaned up.
+func (m *manager) detached(ctx context.Context, fn func(ctx context.Context) error) (rest <-chan struct{}, err error) {
 	uncancelled := context.WithoutCancel(ctx)
 	if ctx.Done() == nil || ctx.Err() != nil {
-		return fn(uncancelled)
+		return nil, fn(uncancelled)
 	}
-	done := make(chan error, 1)
-	m.life.goOn(func() { done <- fn(uncancelled) })
+	var result error
+	done := make(chan struct{})
+	m.life.goOn(func() {
+		defer close(done)
+		result = fn(uncancelled)
+	})
 	select {
-	case err := <-done:
-		return err
+	case <-done:
+		return nil, result
 	case <-ctx.Done():
 	}
 	select {
-	case err := <-done: // both: the result tells more
-		return err
+	case <-done: // both: the result tells more
+		return nil, result
 	default:
-		return errors.Wrap(context.Cause(ctx), "the work goes on in the background")
+		return done, errors.Wrap(context.Cause(ctx), "the work goes on in the background")
 	}
 }
 
