@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -18,6 +19,18 @@ const (
 	testTimeout = 30 * time.Second
 	testPoll    = time.Millisecond
 )
+
+// memoryDir returns a new directory, on a filesystem in memory where there is one: for tests that
+// open hundreds of files and would only wait for the disk.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "metadata")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
+}
 
 // countingDB counts the write transactions that commit and can hold the next ones up or make
 // them fail.
