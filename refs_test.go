@@ -111,6 +111,7 @@ var useCounts = []struct {
 }
 
 // Spec REF-1 to REF-5: what counts as a use, and when.
+// Quirk Q26: releasing twice is no second use.
 func TestUseCounts(t *testing.T) {
 	for _, c := range useCounts {
 		t.Run(c.rule, func(t *testing.T) {
