@@ -27,7 +27,7 @@ const childEnv = "LAYERCACHE_BENCH_COUNT"
 
 // countRequest asks for the counts of one work of one side.
 type countRequest struct {
-	Work        string // name of a countedWork
+	Work        string // name of a countedWork, or workStart
 	Side        string
 	Dir         string
 	Snapshotter string
@@ -74,13 +74,18 @@ func (e *env) countSide(ctx context.Context, r countRequest) (c counts, err erro
 		return counts{}, errors.WithStack(err)
 	}
 	defer func() { err = stderrors.Join(err, os.RemoveAll(r.Dir)) }()
+	return c, askChild(ctx, r, &c)
+}
+
+// askChild runs this program with the request and reads its answer.
+func askChild(ctx context.Context, r countRequest, answer any) error {
 	request, err := json.Marshal(r)
 	if err != nil {
-		return counts{}, errors.WithStack(err)
+		return errors.WithStack(err)
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return counts{}, errors.WithStack(err)
+		return errors.WithStack(err)
 	}
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, self)
@@ -88,9 +93,9 @@ func (e *env) countSide(ctx context.Context, r countRequest) (c counts, err erro
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return counts{}, errors.Wrapf(err, "%s", bytes.TrimSpace(stderr.Bytes()))
+		return errors.Wrapf(err, "%s", bytes.TrimSpace(stderr.Bytes()))
 	}
-	return c, errors.Wrap(json.Unmarshal(out, &c), "reading the counts")
+	return errors.Wrap(json.Unmarshal(out, answer), "reading the counts")
 }
 
 // runChild is the counting process.
@@ -98,6 +103,13 @@ func runChild(ctx context.Context, request string, out io.Writer) error {
 	var r countRequest
 	if err := json.Unmarshal([]byte(request), &r); err != nil {
 		return errors.Wrap(err, childEnv)
+	}
+	if r.Work == workStart {
+		f, err := countStart(ctx, r)
+		if err != nil {
+			return err
+		}
+		return errors.WithStack(json.NewEncoder(out).Encode(f))
 	}
 	prepare := countedWorks[r.Work]
 	if prepare == nil {

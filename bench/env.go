@@ -80,23 +80,42 @@ type side interface {
 	Close() error
 }
 
-// openSide opens one of the two. calls, if not nil, counts what it asks of the parts.
-func openSide(ctx context.Context, name, dir, snapshotter string, calls *fault.Faults) (side, error) {
+// starter is a side whose manager is yet to be made.
+type starter interface {
+	side
+	// Start makes the manager, which loads all records.
+	Start() error
+}
+
+// prepareSide opens the parts of one of the two. calls, if not nil, counts what it asks of them.
+func prepareSide(ctx context.Context, name, dir, snapshotter string, calls *fault.Faults) (starter, error) {
 	switch name {
 	case sidePeer:
-		c, err := peer.Open(ctx, dir, snapshotter, calls)
+		c, err := peer.Prepare(ctx, dir, snapshotter, calls)
 		if err != nil {
 			return nil, errors.Wrap(err, "opening the peer")
 		}
 		return c, nil
 	case sideOurs:
-		c, err := ours.Open(ctx, dir, snapshotter, calls)
+		c, err := ours.Prepare(ctx, dir, snapshotter, calls)
 		if err != nil {
 			return nil, errors.Wrap(err, "opening ours")
 		}
 		return c, nil
 	}
 	return nil, errors.Errorf("side %q is unknown", name)
+}
+
+// openSide opens one of the two. calls, if not nil, counts what it asks of the parts.
+func openSide(ctx context.Context, name, dir, snapshotter string, calls *fault.Faults) (side, error) {
+	s, err := prepareSide(ctx, name, dir, snapshotter, calls)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Start(); err != nil {
+		return nil, stderrors.Join(errors.Wrapf(err, "starting %s", name), s.Close())
+	}
+	return s, nil
 }
 
 // both are the two sides of one measurement.

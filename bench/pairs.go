@@ -35,6 +35,23 @@ func (e *env) alternate(ctx context.Context, unit string, peer, ours sample) (pe
 	return median(p), median(o), nil
 }
 
+// alone takes as many samples of ours as there are pairs, after one to warm up, and returns the median.
+func (e *env) alone(ctx context.Context, unit string, ours sample) (float64, error) {
+	var o []float64
+	for i := 0; i <= e.pairs; i++ {
+		v, err := takeSample(ctx, ours)
+		if err != nil {
+			return 0, errors.Wrap(err, sideOurs)
+		}
+		if i == 0 {
+			continue
+		}
+		o = append(o, v)
+		e.logf("  sample %d of %d: ours %s", i, e.pairs, quantity(v, unit))
+	}
+	return median(o), nil
+}
+
 // takeSample begins with an empty garbage list, so that neither side pays for the other's.
 func takeSample(ctx context.Context, s sample) (float64, error) {
 	if err := ctx.Err(); err != nil {

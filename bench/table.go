@@ -36,12 +36,15 @@ func mainTable(lines []line) table {
 	}
 	for _, l := range lines {
 		met := yes(l.Met)
-		if l.MinRatio == 0 && len(l.Counts) == 0 {
+		if l.MinRatio == 0 && l.MaxOurs == 0 && len(l.Counts) == 0 {
 			met = "-" // there is nothing to meet
 		}
+		peer, ratio := quantity(l.Peer, l.Unit), significant(l.Ratio)+"x"
+		if l.Peer == 0 {
+			peer, ratio = "-", "-"
+		}
 		t.cells = append(t.cells, []string{
-			strconv.Itoa(l.Row), l.Work, quantity(l.Peer, l.Unit), quantity(l.Ours, l.Unit),
-			significant(l.Ratio) + "x", l.Target, met,
+			strconv.Itoa(l.Row), l.Work, peer, quantity(l.Ours, l.Unit), ratio, l.Target, met,
 		})
 	}
 	return t

@@ -15,14 +15,29 @@ import (
 
 // Cache is an open cache directory.
 type Cache struct {
+	// Manager is nil until Start.
 	cache.Manager
 	Parts *local.Parts
+
+	opt cache.ManagerOpt
 }
 
 // Open opens dir with the named snapshotter, or the library's choice if the name is empty, as
 // local.Open does, but without collecting garbage in the background. If calls is not nil, it
 // counts what the manager asks of the parts.
 func Open(ctx context.Context, dir, snapshotter string, calls *fault.Faults) (*Cache, error) {
+	c, err := Prepare(ctx, dir, snapshotter, calls)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Start(); err != nil {
+		return nil, stderrors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// Prepare opens the parts, and leaves it to Start to make the manager.
+func Prepare(ctx context.Context, dir, snapshotter string, calls *fault.Faults) (*Cache, error) {
 	parts, err := local.OpenParts(ctx, dir, local.Options{Snapshotter: snapshotter})
 	if err != nil {
 		return nil, err
@@ -36,11 +51,17 @@ func Open(ctx context.Context, dir, snapshotter string, calls *fault.Faults) (*C
 		tx.Update = calls.Transaction(tx.Update)
 		opt.Transactions = &tx
 	}
-	manager, err := cache.NewManager(opt)
+	return &Cache{Parts: parts, opt: opt}, nil
+}
+
+// Start makes the manager, which loads all records.
+func (c *Cache) Start() error {
+	manager, err := cache.NewManager(c.opt)
 	if err != nil {
-		return nil, stderrors.Join(err, parts.Close())
+		return err
 	}
-	return &Cache{Manager: manager, Parts: parts}, nil
+	c.Manager = manager
+	return nil
 }
 
 // NewLayer makes a record that stays: New, Commit, Finalize, Release.
@@ -91,6 +112,9 @@ func (c *Cache) Census(ctx context.Context) (records, inUse int, err error) {
 
 // Close closes the cache.
 func (c *Cache) Close() error {
-	err := c.Manager.Close()
+	var err error
+	if c.Manager != nil {
+		err = c.Manager.Close()
+	}
 	return stderrors.Join(err, c.Parts.Close())
 }

@@ -32,16 +32,18 @@ const namespace = "buildkit"
 
 // Cache is an open cache directory.
 type Cache struct {
+	// Manager is nil until Start.
 	cache.Manager
 	// DB is containerd's metadata.
 	DB *ctdmetadata.DB
 
+	opt     cache.ManagerOpt
 	closers []func() error
 }
 
-// Open opens dir with the named snapshotter, overlayfs or native. If calls is not nil, it
-// counts what the manager asks of the parts.
-func Open(ctx context.Context, dir, snapshotter string, calls *fault.Faults) (_ *Cache, err error) {
+// Prepare opens the parts of dir with the named snapshotter, overlayfs or native, and leaves it to
+// Start to make the manager. If calls is not nil, it counts what the manager asks of the parts.
+func Prepare(ctx context.Context, dir, snapshotter string, calls *fault.Faults) (_ *Cache, err error) {
 	c := &Cache{}
 	defer func() {
 		if err != nil {
@@ -72,15 +74,22 @@ func Open(ctx context.Context, dir, snapshotter string, calls *fault.Faults) (_ 
 	if err := c.DB.Init(ctx); err != nil {
 		return nil, err
 	}
-	opt, err := c.options(dir, snapshotter, calls)
-	if err != nil {
+	if c.opt, err = c.options(dir, snapshotter, calls); err != nil {
 		return nil, err
 	}
-	if c.Manager, err = cache.NewManager(opt); err != nil {
-		return nil, stderrors.Join(err, opt.MetadataStore.Close())
-	}
-	c.closers = append(c.closers, c.Manager.Close)
+	// A manager only closes its store, so that this does for both.
+	c.closers = append(c.closers, c.opt.MetadataStore.Close)
 	return c, nil
+}
+
+// Start makes the manager, which loads all records.
+func (c *Cache) Start() error {
+	manager, err := cache.NewManager(c.opt)
+	if err != nil {
+		return err
+	}
+	c.Manager = manager
+	return nil
 }
 
 func openSnapshotter(name, root string) (snapshots.Snapshotter, error) {
