@@ -76,12 +76,12 @@ const (
 // writes to the damaged one. Until then it can fail, which changes nothing.
 func salvage(f *os.File, path string, reason error, ops salvageOps) (_ *os.File, _ *SalvageReport, err error) {
 	// A link to the database stays one.
-	real, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, nil, errors.WithStack(err)
 	}
 	report := &SalvageReport{Path: path, Reason: reason}
-	temp := real + salvageSuffix
+	temp := target + salvageSuffix
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a process that died
 		return nil, nil, errors.WithStack(err)
 	}
@@ -116,15 +116,15 @@ func salvage(f *os.File, path string, reason error, ops salvageOps) (_ *os.File,
 	if err := ownedLike(f, fresh); err != nil {
 		return nil, nil, err
 	}
-	if report.Damaged, err = keep(f, real, ops.link); err != nil {
+	if report.Damaged, err = keep(f, target, ops.link); err != nil {
 		return nil, nil, errors.Wrap(err, "keeping the damaged file")
 	}
 	ops.step("kept")
-	dir := filepath.Dir(real)
+	dir := filepath.Dir(target)
 	if err := syncDir(dir); err != nil {
 		return nil, nil, errors.WithStack(err)
 	}
-	if err := os.Rename(temp, real); err != nil {
+	if err := os.Rename(temp, target); err != nil {
 		return nil, nil, errors.WithStack(err)
 	}
 	replaced = true

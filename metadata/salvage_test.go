@@ -40,7 +40,7 @@ func checkSalvage(t testing.TB, path string) {
 	require.Equal(t, path, report.Path)
 	require.Equal(t, path+".damaged-1", report.Damaged)
 	requireNames(t, dir, "db", "db.damaged-1")
-	require.Equal(t, report.Records, len(allIDs(t, s)))
+	require.Len(t, allIDs(t, s), report.Records)
 	require.NoError(t, s.Close())
 	kept, err := os.ReadFile(report.Damaged)
 	require.NoError(t, err)
