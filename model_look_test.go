@@ -144,10 +144,10 @@ func (x *script) setValue(rt *rapid.T) {
 }
 
 // change sets something in the model and in the caches.
-func (x *script) change(r *handle, model func(*half), real func(cache.RefMetadata) error) {
+func (x *script) change(r *handle, model func(*half), cached func(cache.RefMetadata) error) {
 	want := x.m.set(r.half, model)
 	for _, s := range x.suts {
-		s.expect(want, real(s.refs[r]), "setting")
+		s.expect(want, cached(s.refs[r]), "setting")
 	}
 }
 

@@ -383,3 +383,23 @@ func TestLazyRecordsSurviveWithoutProviders(t *testing.T) {
 		require.Equal(t, []string{"lazy"}, leaseIDs(t, env))
 	}
 }
+
+// Spec INIT-10, fault 29: where a lease is not made in one transaction, a start that did not get to the end of it leaves it to
+// the next, which does not take the half for the whole.
+func TestLeaseThatIsMadeAnewIsComplete(t *testing.T) {
+	eachFault(t, errdefs.ErrUnavailable, func(t *testing.T, env *testutil.Env) (func() error, func(*testing.T, error)) {
+		a := finalizedLayer(t, env, nil)
+		require.NoError(t, env.Opt.LeaseManager.Delete(ctx, leases.Lease{ID: a.ID()}))
+		resource := leases.Resource{ID: a.ID(), Type: "snapshots/" + env.Opt.Snapshotter.Name()}
+		env.Crash()
+		return func() error { return env.TryOpen(ctx) }, func(t *testing.T, err error) {
+			if err != nil {
+				env.Open()
+			}
+			l, listed := leaseOf(t, env, a.ID())
+			require.NotNil(t, l)
+			require.Equal(t, []leases.Resource{resource}, listed)
+			require.Equal(t, []string{a.ID()}, leaseIDs(t, env))
+		}
+	})
+}
