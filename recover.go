@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"sort"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -20,6 +19,7 @@ import (
 type recovery struct {
 	m    *manager
 	rows map[string]*row
+	ids  []string // of all rows, in order
 	// halves maps a mutable row's ID to the immutable row that names it as equalMutable.
 	halves map[string]string
 	// verdicts, by ID.
@@ -45,13 +45,14 @@ const (
 // nothing to repair, lists the leases once, and asks the snapshotter about mutable records only.
 func (m *manager) recover(ctx context.Context) error {
 	r := &recovery{
-		m: m, rows: map[string]*row{}, halves: map[string]string{}, verdicts: map[string]verdict{},
-		leased: map[string]bool{}, built: map[string]*graph.Record{},
+		m: m, rows: map[string]*row{}, halves: map[string]string{},
 	}
 	if err := r.read(ctx); err != nil {
 		return err
 	}
-	ids := r.sortedIDs()
+	r.verdicts = make(map[string]verdict, len(r.rows))
+	r.built = make(map[string]*graph.Record, len(r.rows))
+	ids := r.ids
 	for _, id := range ids {
 		if _, err := r.judge(ctx, id); err != nil {
 			return errors.Wrapf(err, "loading record %q", id)
@@ -75,6 +76,7 @@ func (r *recovery) read(ctx context.Context) error {
 			return errors.Wrapf(err, "reading record %q", name)
 		}
 		r.rows[name] = row
+		r.ids = append(r.ids, name)
 		return nil
 	})
 	if err != nil {
@@ -93,6 +95,7 @@ func (r *recovery) read(ctx context.Context) error {
 	if r.leases, err = r.m.opt.LeaseManager.List(ctx); err != nil {
 		return errors.Wrap(err, "listing leases")
 	}
+	r.leased = make(map[string]bool, len(r.leases))
 	for _, l := range r.leases {
 		r.leased[l.ID] = true
 	}
@@ -113,15 +116,6 @@ func (r *row) beats(other *row) bool {
 		return r.meta.CreatedAt > other.meta.CreatedAt
 	}
 	return r.meta.ID > other.meta.ID
-}
-
-func (r *recovery) sortedIDs() []string {
-	ids := make([]string, 0, len(r.rows))
-	for id := range r.rows {
-		ids = append(ids, id)
-	}
-	sort.Strings(ids)
-	return ids
 }
 
 // judge decides what is to become of a row, its parents first (spec INIT-1, INIT-2). An error of

@@ -71,7 +71,8 @@ func readRow(id string, view metadata.RowView, interned map[string]string) (*row
 		if blob.LayerIdentity == "" { // databases from before layer identities (spec INIT-9)
 			blob.LayerIdentity = blob.DiffID
 		}
-		r.meta.Blob = &blob
+		known := blob // most records have none, and need not pay for one
+		r.meta.Blob = &known
 	}
 	if r.meta.SnapshotID == "" { // historic databases (spec REC-8, OLD-2)
 		r.meta.SnapshotID = id
@@ -92,9 +93,9 @@ func (r *row) set(blob *graph.Blob, key string, raw []byte, interned map[string]
 	case keyDescription:
 		m.Description = jsonString(raw)
 	case keyRecordType:
-		m.RecordType = intern(interned, jsonString(raw))
+		m.RecordType = internText(interned, raw)
 	case keyLayerType:
-		m.LayerType = intern(interned, jsonString(raw))
+		m.LayerType = internText(interned, raw)
 	case keyCachePolicy:
 		m.Retain = jsonInt(raw, policyDefault) == policyRetain
 	case keySize:
@@ -104,9 +105,10 @@ func (r *row) set(blob *graph.Blob, key string, raw []byte, interned map[string]
 	case keyEqualMutable:
 		r.equalMutable = jsonString(raw)
 	case keySnapshot:
-		m.SnapshotID = jsonString(raw)
-		if m.SnapshotID == m.ID {
+		if text, ok := plainText(raw); ok && string(text) == m.ID {
 			m.SnapshotID = m.ID // one string instead of two
+		} else {
+			m.SnapshotID = jsonString(raw)
 		}
 	case keyParent:
 		r.parent = jsonString(raw)
@@ -142,21 +144,23 @@ func setBlob(b *graph.Blob, key string, raw []byte, interned map[string]string) 
 	case keyBlobSize:
 		b.Size = jsonInt(raw, sizeUnknown)
 	case keyMediaType:
-		b.MediaType = intern(interned, jsonString(raw))
+		b.MediaType = internText(interned, raw)
 	case keyURLs:
 		b.URLs = jsonStrings(raw)
 	}
 }
 
-// intern keeps one copy of the strings that most records share.
-func intern(seen map[string]string, s string) string {
-	if seen == nil || s == "" {
-		return s
+// internText decodes a JSON string of which most records have the same, and keeps one copy.
+func internText(seen map[string]string, raw []byte) string {
+	if text, ok := plainText(raw); ok {
+		if have, ok := seen[string(text)]; ok {
+			return have
+		}
 	}
-	if have, ok := seen[s]; ok {
-		return have
+	s := jsonString(raw)
+	if seen != nil && s != "" {
+		seen[s] = s
 	}
-	seen[s] = s
 	return s
 }
 
@@ -170,10 +174,18 @@ func jsonInt(raw []byte, otherwise int64) int64 {
 
 func jsonBool(raw []byte) bool { return string(raw) == "true" }
 
-// jsonString decodes a JSON string; one without escapes, as nearly all are, is just cut out.
+// plainText cuts out a JSON string without escapes, as nearly all are.
+func plainText(raw []byte) ([]byte, bool) {
+	n := len(raw)
+	if n < 2 || raw[0] != '"' || raw[n-1] != '"' || bytes.IndexByte(raw[1:n-1], '"') >= 0 || bytes.IndexByte(raw, '\\') >= 0 {
+		return nil, false
+	}
+	return raw[1 : n-1], true
+}
+
 func jsonString(raw []byte) string {
-	if n := len(raw); n >= 2 && raw[0] == '"' && raw[n-1] == '"' && bytes.IndexByte(raw[1:n-1], '"') < 0 && bytes.IndexByte(raw, '\\') < 0 {
-		return string(raw[1 : n-1])
+	if text, ok := plainText(raw); ok {
+		return string(text)
 	}
 	var s string
 	if json.Unmarshal(raw, &s) != nil {
