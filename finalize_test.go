@@ -118,7 +118,7 @@ var afterRowFailure = map[string]func(t *testing.T, env *testutil.Env, imm cache
 		requireFile(t, child, "f", "data")
 		release(t, imm, child)
 	},
-	"release, then get": func(t *testing.T, env *testutil.Env, imm cache.ImmutableRef, mutID string) {
+	"release then get": func(t *testing.T, env *testutil.Env, imm cache.ImmutableRef, mutID string) {
 		release(t, imm)
 		_, err := env.Manager.GetMutable(ctx, mutID)
 		require.True(t, cache.IsNotFound(err), "%v", err)
