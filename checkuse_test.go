@@ -219,13 +219,10 @@ func TestCheckBesideAllVerbs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			env := testutil.New(t, append([]testutil.Option{testutil.Bare()}, backends[name]...)...)
 			base := testutil.MakeLayer(t, env, nil, fileIn(t, "f", "base"))
-			rounds := 60
-			if testing.Short() {
-				rounds = 10
-			}
+			rounds := stressRounds(t, 60)
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
-			st := &stress{env: env, base: base}
+			st := &stress{env: env, base: base, m: env.Manager}
 			var users, checkers sync.WaitGroup
 			var over atomic.Bool
 			var checks atomic.Int32

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -174,14 +175,12 @@ func TestAllVerbsAtOnce(t *testing.T) {
 			base := testutil.MakeLayer(t, env, nil, func(dir string) {
 				require.NoError(t, os.WriteFile(filepath.Join(dir, "f"), []byte("base"), 0o600))
 			})
-			rounds := 60
-			if testing.Short() {
-				rounds = 10
-			}
+			rounds := stressRounds(t, 60)
+			heap := heapInUse()
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
 			var wg sync.WaitGroup
-			st := &stress{env: env, base: base}
+			st := &stress{env: env, base: base, m: env.Manager}
 			for w := range 6 {
 				wg.Go(func() {
 					rng := rand.New(rand.NewPCG(seed, uint64(w)))
@@ -197,6 +196,78 @@ func TestAllVerbsAtOnce(t *testing.T) {
 			release(t, base)
 			prune(t, env, usage.PruneInfo{All: true})
 			requireUsage(t, env, 0, 0)
+			st.ids = nil
+			require.Less(t, heapInUse(), heap+heapSlack, "what is gone must not be remembered")
+		})
+	}
+}
+
+// stressRounds is how long stress tests go on: .ci/full asks for more.
+func stressRounds(t *testing.T, otherwise int) int {
+	t.Helper()
+	if text := os.Getenv("LAYERCACHE_STRESS_ROUNDS"); text != "" {
+		n, err := strconv.Atoi(text)
+		require.NoError(t, err)
+		return n
+	}
+	if testing.Short() {
+		return otherwise / 6
+	}
+	return otherwise
+}
+
+// heapSlack is what caches of the parts and of the runtime may hold on to, whatever the number of rounds.
+const heapSlack = 16 << 20
+
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC() // what finalizers and weak pointers held goes with the second
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// Fault 27, spec MGR-42, LOCK-3: Close in the middle of everything. What was under way ends in good order, what
+// comes later is refused, and the next start finds the records as they should be.
+func TestCloseAmongAllVerbs(t *testing.T) {
+	for name := range faultBackends {
+		t.Run(name, func(t *testing.T) {
+			env := testutil.New(t, append([]testutil.Option{testutil.Bare()}, backends[name]...)...)
+			base := testutil.MakeLayer(t, env, nil, nil, cache.CachePolicyRetain)
+			for range stressRounds(t, 12) {
+				var wg sync.WaitGroup
+				var steps atomic.Int32
+				st := &stress{env: env, base: base, m: env.Manager}
+				seed := rand.Uint64()
+				busy := make(chan struct{})
+				for w := range 4 {
+					wg.Go(func() {
+						rng := rand.New(rand.NewPCG(seed, uint64(w)))
+						for {
+							err := st.step(rng)
+							if errors.Is(err, cache.ErrClosed) {
+								return
+							}
+							if err != nil {
+								t.Errorf("seed %d: %v", seed, err)
+								return
+							}
+							if steps.Add(1) == 30 {
+								close(busy)
+							}
+						}
+					})
+				}
+				<-busy
+				require.NoError(t, env.Manager.Close())
+				watchdog(t, &wg)
+				require.NoError(t, env.Close())
+				env.Open()
+				var err error
+				base, err = env.Manager.Get(ctx, base.ID(), nil)
+				require.NoError(t, err)
+			}
+			release(t, base)
 		})
 	}
 }
@@ -218,6 +289,7 @@ func watchdog(t *testing.T, wg *sync.WaitGroup) {
 
 type stress struct {
 	env  *testutil.Env
+	m    cache.Manager // stays when env closes its own
 	base cache.ImmutableRef
 	mu   sync.Mutex
 	ids  []string
@@ -250,7 +322,7 @@ func expected(err error) error {
 }
 
 func (s *stress) step(rng *rand.Rand) error {
-	m := s.env.Manager
+	m := s.m
 	switch rng.IntN(10) {
 	case 0:
 		return expected(m.Prune(ctx, nil, usage.PruneInfo{Filter: []string{"id~=^[0-3]"}}))
