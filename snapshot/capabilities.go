@@ -31,6 +31,10 @@ type Capabilities struct {
 	// WritableLabel says that snapshots to be written to, and views, are asked for by label; see
 	// WritableOpts (spec MGR-5, MNT-2).
 	WritableLabel bool
+	// Rebase says that an active snapshot without a parent is a plain directory that becomes an overlay's upper
+	// directory when it is committed onto a parent (snapshots.WithParent). That Commit accepts the option proves
+	// nothing: native accepts it, too, and the tree lacks the parent.
+	Rebase bool
 }
 
 // CapabilitiesOf returns what is known of the snapshotter called name. Nothing else in this module compares
@@ -40,7 +44,7 @@ func CapabilitiesOf(name string) Capabilities {
 	case "native":
 		return Capabilities{HardlinkMerge: true, NeverOverlayDiff: true}
 	case "overlayfs":
-		return Capabilities{HardlinkMerge: true, OverlayBased: true}
+		return Capabilities{HardlinkMerge: true, OverlayBased: true, Rebase: true}
 	case "fuse-overlayfs":
 		return Capabilities{NeverOverlayDiff: true}
 	case "stargz":
