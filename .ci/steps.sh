@@ -169,6 +169,12 @@ step_compat() {
   (cd compat && go test -timeout "$test_timeout" -json ./...) | "$bin/testgate" -module "$module/compat" -must .ci/must-run-compat.txt
 }
 
+# Layers pulled from a real registry, which runs in the test's process, well behaved and not.
+step_registry() {
+  [ -f registry/go.mod ] || die 'registry/ is missing'
+  (cd registry && go test -timeout "$test_timeout" -json ./...) | "$bin/testgate" -module "$module/registry" -must .ci/must-run-registry.txt
+}
+
 # What a BuildKit fork still misses is what docs/dropin-missing.txt says, no more and no less.
 step_dropin() {
   local check=../shared/dropin/check.sh
@@ -180,7 +186,7 @@ step_dropin() {
 }
 
 # The cheapest first.
-all_steps='prepare tidy imports rules vet test nobody examples race lint cross bench compat dropin'
+all_steps='prepare tidy imports rules vet test nobody examples race lint cross bench compat registry dropin'
 
 # run_steps [NAME...]: the named steps, or all; prepare always.
 run_steps() {
