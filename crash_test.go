@@ -179,7 +179,7 @@ func stateOf(rows map[string]map[string]string, n names, uses bool) string {
 // volatile are the keys that may differ from the scene's: what is written behind, and what is part of the state.
 var volatile = map[string]bool{
 	"cache.lastUsedAt": true, "cache.usageCount": true, "snapshot.size": true,
-	"cache.equalMutable": true, "k": true, "ext:x": true,
+	"cache.equalMutable": true, "k": true, "ext:x": true, "layercache.unsynced": true,
 }
 
 // differences says what became of the scene, in the words of operation.states. It fails the test if a row

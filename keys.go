@@ -30,6 +30,10 @@ const (
 	keyDeleted       = "cache.deleted"
 )
 
+// keyUnsynced is this library's own: its value is the ID of the boot under which the record's tree was written,
+// and it is there while nothing says that the bytes are on disk (docs/adr/0030). BuildKit leaves it alone.
+const keyUnsynced = "layercache.unsynced"
+
 // Values of keyCachePolicy.
 const (
 	policyDefault = 0
@@ -46,6 +50,7 @@ var ownKeys = func() map[string]bool {
 		keyCreatedAt, keyLastUsedAt, keyUsageCount, keyCachePolicy, keySize, keyCommitted, keyEqualMutable,
 		keySnapshot, keyParent, keyMergeParents, keyLowerDiff, keyUpperDiff, keyDiffID, keyLayerIdentity,
 		keyChainID, keyBlobChainID, keyBlob, keyBlobOnly, keyBlobSize, keyMediaType, keyURLs, keyImageRefs, keyDeleted,
+		keyUnsynced,
 	} {
 		own[k] = true
 	}

@@ -70,8 +70,8 @@ type Manager interface {
 	// Holders lists the live refs to the record named id, or to all records if id is empty. It is
 	// empty unless ManagerOpt.TrackHolders is set.
 	Holders(id string) []Holder
-	// Close waits for the operations under way, writes what is pending and closes the metadata
-	// store. It does not release refs, nor mounts that are in use: those go by their own releases, and
+	// Close waits for the operations under way, has the trees of idle records flushed to disk (see
+	// ManagerOpt.SyncFS), writes what is pending and closes the metadata store. It does not release refs, nor mounts that are in use: those go by their own releases, and
 	// an error tells of what nobody uses and cannot be unmounted. Calls afterwards fail with ErrClosed; a second Close
 	// returns nil.
 	Close() error
@@ -108,6 +108,10 @@ type manager struct {
 	holders    *holderTable
 	events     slotEvents
 	life       lifecycle
+
+	// bootID tells this run of the machine from others; "" if that is not known.
+	bootID string
+	marks  marks
 }
 
 // NewManager loads the records of the metadata store, repairs what a crash left behind, and
@@ -125,6 +129,7 @@ func NewManager(opt ManagerOpt) (Manager, error) {
 		g:            graph.New(),
 	}
 	m.life.init()
+	m.bootID = bootIDOf(opt)
 	if opt.TrackHolders {
 		m.holders = newHolderTable()
 	}
@@ -165,8 +170,9 @@ func (m *manager) Close() error {
 		return nil
 	}
 	m.sizes.Wait()
+	unsynced := errors.Wrap(m.syncLast(), "syncing what was written")
 	err := errors.Wrap(m.store.Close(), "closing the metadata store")
-	return stderrors.Join(err, errors.Wrap(m.pool.close(), "closing the mount pool"))
+	return stderrors.Join(unsynced, err, errors.Wrap(m.pool.close(), "closing the mount pool"))
 }
 
 func (m *manager) Search(ctx context.Context, index string, prefix bool) ([]RefMetadata, error) {

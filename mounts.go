@@ -203,7 +203,7 @@ func (m *manager) dropMounts(ctx context.Context, rec *graph.Record) error {
 // Mount returns the snapshot that is being written, to write to or to look at (spec MNT-5). All its users
 // share one mount; see sharable.
 func (r *mutableRef) Mount(ctx context.Context, readonly bool, _ session.Group) (snapshot.Mountable, error) {
-	mountable, err := r.mount(ctx)
+	mountable, err := r.mount(ctx, readonly)
 	if err != nil {
 		return nil, errors.Wrapf(err, "mounting record %q", r.id)
 	}
@@ -213,7 +213,7 @@ func (r *mutableRef) Mount(ctx context.Context, readonly bool, _ session.Group) 
 	return mountable, nil
 }
 
-func (r *mutableRef) mount(ctx context.Context) (_ snapshot.Mountable, err error) {
+func (r *mutableRef) mount(ctx context.Context, readonly bool) (_ snapshot.Mountable, err error) {
 	m := r.m
 	if err := m.life.begin(); err != nil {
 		return nil, err
@@ -228,6 +228,11 @@ func (r *mutableRef) mount(ctx context.Context) (_ snapshot.Mountable, err error
 	defer leave()
 	if r.done.Load() || r.leaving.Load() {
 		return nil, errors.Wrap(errReleased, "the ref was released or committed")
+	}
+	if !readonly {
+		if err := m.beginWriting(r.rec, r.id); err != nil {
+			return nil, err
+		}
 	}
 	shared, err := m.sharedInSlot(ctx, r.rec, m.g.Status(r.rec).MutSnapshot)
 	if err != nil {

@@ -57,11 +57,28 @@ type ManagerOpt struct {
 	Transactions *Transactions
 	// Observer, if set, is told what happens. It is called with no lock held and must not block for long.
 	Observer Observer
+	// Sync has Finalize flush a layer's tree to disk, by SyncFS, before it is stored that the layer is
+	// final. Without it that happens some time later; see SyncFS.
+	Sync bool
+	// SyncFS flushes to disk what the snapshotter's filesystem has in memory, all that was written before the
+	// call. With it, a layer that was written and not flushed when the machine went down is not served
+	// afterwards: it is dropped, or extracted anew where that can be done. Up to then layers are flushed in
+	// the background and by Close, several at a time. It is called with no lock held that an operation on another
+	// record waits for. An error means that none of it counts as flushed, and leads to another try; one of category
+	// errdefs.ErrDataLoss, that bytes written before may be lost for good, and no later try counts for them.
+	// Nil: nothing is known of what reached the disk, and what the machine lost is served as it is.
+	SyncFS func(ctx context.Context) error
+	// BootID names this run of the machine, from its start to its end or crash; it differs from that of every other
+	// run. Empty means the system's own. Where there is none (Windows), nothing is dropped after a crash of the machine.
+	BootID string
 	// TrackHolders remembers where each live ref was taken, for Manager.Holders. It costs a
 	// stack walk per ref and is meant for debugging.
 	TrackHolders bool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+	// AfterFunc has fn called, on a goroutine of its own, when d has passed; stop prevents that and reports whether it
+	// could. Nil means time.AfterFunc.
+	AfterFunc func(d time.Duration, fn func()) (stop func() bool)
 }
 
 // Hooks are the places where an embedder may replace what the library does itself.
@@ -114,6 +131,11 @@ func (opt *ManagerOpt) validate() error {
 		return missing("MetadataStore")
 	case opt.Transactions != nil && opt.Transactions.Update == nil:
 		return missing("Transactions.Update")
+	case opt.Sync && opt.SyncFS == nil:
+		return missing("SyncFS for Sync")
+	}
+	if opt.AfterFunc == nil {
+		opt.AfterFunc = func(d time.Duration, fn func()) func() bool { return time.AfterFunc(d, fn).Stop }
 	}
 	if opt.Now == nil {
 		opt.Now = time.Now

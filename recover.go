@@ -28,6 +28,7 @@ type recovery struct {
 	leased   map[string]bool
 	clear    []string // immutable rows whose equalMutable is to be cleared
 	unleased []*row   // sound rows whose lease is to be made anew
+	lost     lostTrees
 	built    map[string]*graph.Record
 }
 
@@ -64,6 +65,7 @@ func (m *manager) recover(ctx context.Context) error {
 	for _, id := range ids {
 		r.publish(id)
 	}
+	r.keepMarks()
 	return nil
 }
 
@@ -92,6 +94,7 @@ func (r *recovery) read(ctx context.Context) error {
 			r.halves[row.equalMutable] = id
 		}
 	}
+	r.findLost()
 	if r.leases, err = r.m.opt.LeaseManager.List(ctx); err != nil {
 		return errors.Wrap(err, "listing leases")
 	}
@@ -185,6 +188,7 @@ func (r *recovery) conclude(ctx context.Context, row *row) (verdict, error) {
 			continue
 		}
 		if v := r.verdicts[p]; v == bad || v == unusable {
+			r.lostWith(row, p)
 			return v, nil
 		}
 		if r.rows[p].mutable() {
@@ -192,6 +196,8 @@ func (r *recovery) conclude(ctx context.Context, row *row) (verdict, error) {
 		}
 	}
 	switch {
+	case r.isLost(row):
+		return r.concludeLost(ctx, row)
 	case row.mutable():
 		return r.concludeMutable(ctx, row)
 	case row.equalMutable != "":
@@ -292,7 +298,7 @@ func (r *recovery) repair(ctx context.Context, ids []string) error {
 	if err := r.repairLeases(ctx, drop); err != nil {
 		return err
 	}
-	if len(gone) == 0 && len(r.clear) == 0 {
+	if len(gone) == 0 && len(r.clear) == 0 && len(r.lost.again) == 0 {
 		return nil
 	}
 	err := r.m.store.Write(func(w *metadata.Writer) error {
@@ -310,19 +316,20 @@ func (r *recovery) repair(ctx context.Context, ids []string) error {
 				return err
 			}
 		}
-		return nil
+		return r.writeAgain(w)
 	})
 	if err != nil {
 		return err
 	}
 	r.report(gone, start)
+	r.reportLost(start)
 	return nil
 }
 
 // repairLeases makes the missing leases and deletes the superfluous ones. What a lease protects is
 // leased before anything lets it go.
 func (r *recovery) repairLeases(ctx context.Context, drop []string) error {
-	if len(drop) == 0 && len(r.unleased) == 0 {
+	if len(drop) == 0 && len(r.unleased) == 0 && len(r.lost.again) == 0 {
 		return nil
 	}
 	return r.m.transact(ctx, func(ctx context.Context) error {
@@ -335,6 +342,9 @@ func (r *recovery) repairLeases(ctx context.Context, drop []string) error {
 				return err
 			}
 		}
+		if err := r.leaseAgain(ctx); err != nil {
+			return err
+		}
 		return r.m.deleteLeases(ctx, drop...)
 	})
 }
@@ -346,8 +356,11 @@ func (r *recovery) report(gone []string, start time.Time) {
 	}
 	for _, id := range gone {
 		reason := "broken"
-		if r.rows[id].deleted {
+		switch {
+		case r.rows[id].deleted:
 			reason = "deleted"
+		case r.lost.ids[id]:
+			reason = reasonUnsynced
 		}
 		r.m.observe(Event{Kind: EventRecover, ID: id, Reason: reason}, start)
 	}

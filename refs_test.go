@@ -343,7 +343,7 @@ func TestCommitCopies(t *testing.T) {
 	require.True(t, ok)
 	require.ElementsMatch(t, []string{
 		"cache.createdAt", "cache.parent", "cache.description", "snapshot.committed", "snapshot.size",
-		"cache.snapshot", "cache.equalMutable",
+		"cache.snapshot", "cache.equalMutable", "layercache.unsynced",
 	}, item.Keys())
 	release(t, parent, imm)
 }

@@ -20,6 +20,8 @@ type row struct {
 	parent       string
 	mergeParents []string
 	lower, upper string
+	// unsynced is the boot under which the tree was written without being synced since; "" for none.
+	unsynced string
 }
 
 // kind derives the structural kind from the parents alone (spec REC-1).
@@ -122,6 +124,8 @@ func (r *row) set(blob *graph.Blob, key string, raw []byte, interned map[string]
 		m.ImageRefs = jsonStrings(raw)
 	case keyDeleted:
 		r.deleted = jsonBool(raw)
+	case keyUnsynced:
+		r.unsynced = jsonString(raw)
 	default:
 		setBlob(blob, key, raw, interned)
 	}

@@ -186,3 +186,18 @@ func (p *mountPool) settle(key string) error {
 	}
 	return sm.unmount(true)
 }
+
+// busy tells whether the mount of a snapshot is, or may be, in use.
+func (p *mountPool) busy(key string) bool {
+	p.mu.Lock()
+	sm := p.shared[key]
+	p.mu.Unlock()
+	if sm == nil {
+		return false
+	}
+	if !sm.mu.TryLock() {
+		return true // somebody is mounting or unmounting
+	}
+	defer sm.mu.Unlock()
+	return sm.users > 0
+}

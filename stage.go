@@ -42,14 +42,17 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 		return nil, err
 	}
 
-	meta := b.meta(m.now())
+	meta, boot := b.meta(m.now()), m.markOfNew(b)
 	back.add(func(context.Context) error { return m.removeRows(b.id) })
 	err = m.store.Write(func(w *metadata.Writer) error {
 		row, err := w.Create(b.id)
 		if err != nil {
 			return err
 		}
-		return writeNewRow(row, meta, b)
+		if err := writeNewRow(row, meta, b); err != nil {
+			return err
+		}
+		return markRow(row, boot)
 	})
 	if err != nil {
 		return nil, errors.Wrap(err, "storing the record")
@@ -64,6 +67,7 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 	if !ok {
 		return nil, invariant.NoError(errors.Wrapf(errInvalid, "record ID %q is taken", b.id))
 	}
+	m.noteMark(rec, b.id, boot)
 	return rec, nil
 }
 

@@ -28,12 +28,16 @@ func (m *manager) seal(rec *graph.Record, mutID string, triggers bool) (*graph.M
 	imm.ID = newID()
 	imm.SnapshotID = imm.ID
 	defer m.claimName(imm.ID)()
+	boot := m.marks.of(mutID)
 	err := m.store.Write(func(w *metadata.Writer) error {
 		row, err := w.Create(imm.ID)
 		if err != nil {
 			return err
 		}
-		return writeSealedRow(row, imm, mutID, m.g.ParentIDs(rec), rec.Kind())
+		if err := writeSealedRow(row, imm, mutID, m.g.ParentIDs(rec), rec.Kind()); err != nil {
+			return err
+		}
+		return markRow(row, boot)
 	})
 	if err == nil {
 		err = invariant.NoError(m.g.Seal(rec, imm, triggers))
@@ -42,6 +46,7 @@ func (m *manager) seal(rec *graph.Record, mutID string, triggers bool) (*graph.M
 		undo{func(context.Context) error { return m.removeRows(imm.ID) }}.run(context.Background())
 		return nil, errors.Wrapf(err, "storing the committed half of record %q", mutID)
 	}
+	m.noteMark(rec, imm.ID, boot)
 	return imm, nil
 }
 
@@ -143,14 +148,23 @@ func (m *manager) finalizeInSlot(ctx context.Context, rec *graph.Record) error {
 			return err
 		}
 	}
+	synced, err := m.syncFinalized(ctx, st)
+	if err != nil {
+		return errors.Wrapf(err, "finalizing record %q", st.Imm)
+	}
 	defer m.claimName(st.Mut)()
-	err := m.store.Write(func(w *metadata.Writer) error {
+	err = m.store.Write(func(w *metadata.Writer) error {
 		row, err := w.Row(st.Imm)
 		if err != nil {
 			return err
 		}
 		if err := row.Clear(keyEqualMutable); err != nil {
 			return err
+		}
+		if synced {
+			if err := row.Clear(keyUnsynced); err != nil {
+				return err
+			}
 		}
 		return w.Remove(st.Mut)
 	})
@@ -159,6 +173,9 @@ func (m *manager) finalizeInSlot(ctx context.Context, rec *graph.Record) error {
 	}
 	if err := m.g.Finalize(rec); err != nil {
 		return invariant.NoError(err)
+	}
+	if synced {
+		m.marks.drop(st.Mut, st.Imm)
 	}
 	if mutLease {
 		m.dropLease(ctx, st.Mut)

@@ -44,6 +44,11 @@ type Options struct {
 	// what can be read of it moved to a new one, see Parts.Salvaged.
 	NoSalvage bool
 
+	// Sync has Finalize flush a layer to disk before it is stored that the layer is final. Without it that happens within
+	// a minute, and on Close; what the machine lost before is dropped at the next Open. It works on Linux only, and is an
+	// invalid argument elsewhere, where nothing is known of what reached the disk. See cache.ManagerOpt.SyncFS.
+	Sync bool
+
 	// NoBackgroundGC turns off the garbage collection that Open starts.
 	NoBackgroundGC bool
 

@@ -57,6 +57,7 @@ type Parts struct {
 	tx      *transactor
 	guard   *guard // nil unless snapshotter writes join transactions
 	running running
+	syncFS  func(context.Context) error // nil where nothing can be flushed
 	// closers are run in reverse by Close.
 	closers []func() error
 	once    sync.Once
@@ -180,6 +181,9 @@ func (p *Parts) openBackend(ctx context.Context, sn backend) error {
 	p.SnapshotterName, p.SnapshotterReason = sn.name, sn.reason
 	p.ContentStore = ctdsnapshot.NewContentStore(&orderedContent{Store: p.db.ContentStore(), tx: tx}, namespace)
 	p.LeaseManager = ctdsnapshot.NewLeaseManager(&orderedLeases{Manager: ctdmetadata.NewLeaseManager(p.db), tx: tx}, namespace)
+	if err := p.openSync(); err != nil {
+		return err
+	}
 	if canMount() {
 		p.Applier = apply.NewFileSystemApplier(p.ContentStore)
 		p.Differ = walking.NewWalkingDiff(p.ContentStore)
@@ -202,6 +206,8 @@ func (p *Parts) ManagerOpt() cache.ManagerOpt {
 		MountPoolRoot:   p.MountPoolRoot,
 		Hooks:           p.opts.Hooks,
 		Transactions:    p.Transactions,
+		Sync:            p.opts.Sync,
+		SyncFS:          p.syncFS,
 		Observer:        p.opts.Observer,
 		TrackHolders:    p.opts.TrackHolders,
 		Now:             p.opts.Now,

@@ -17,7 +17,9 @@ import (
 const labelTemporary = "buildkit/lease.temporary"
 
 // volatileKeys are row keys that change without the record changing.
-var volatileKeys = map[string]bool{"cache.lastUsedAt": true, "cache.usageCount": true, "snapshot.size": true}
+var volatileKeys = map[string]bool{
+	"cache.lastUsedAt": true, "cache.usageCount": true, "snapshot.size": true, "layercache.unsynced": true,
+}
 
 // finish is the cleanup of New: check, close, open, compare, check, close.
 func (e *Env) finish() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	stderrors "errors"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -102,6 +103,7 @@ type Env struct {
 	t    testing.TB
 	cfg  config
 	db   *bbolt.DB
+	boot int          // counts the reboots
 	dead *atomic.Bool // set when the records' database is closed, for timers that wait
 }
 
@@ -211,14 +213,16 @@ func (e *Env) openParts(ctx context.Context) (opt cache.ManagerOpt, err error) {
 	}
 	dead := new(atomic.Bool)
 	e.dead = dead
-	opt.MetadataStore = metadata.NewStoreWithDB(db, metadata.WithAfterFunc(func(d time.Duration, fn func()) func() bool {
+	opt.AfterFunc = func(d time.Duration, fn func()) func() bool {
 		return e.Clock.AfterFunc(d, func() {
 			if !dead.Load() {
 				fn()
 			}
 		})
-	}))
+	}
+	opt.MetadataStore = metadata.NewStoreWithDB(db, metadata.WithAfterFunc(opt.AfterFunc))
 	opt.Now = e.Clock.Now
+	opt.BootID = "boot " + strconv.Itoa(e.boot)
 	return opt, nil
 }
 
@@ -231,8 +235,12 @@ func (e *Env) doubleOpt() cache.ManagerOpt {
 		Transactions:   &cache.Transactions{Update: e.Double.Update, Snapshots: e.cfg.join},
 		Root:           e.Dir,
 		MountPoolRoot:  filepath.Join(e.Dir, "cachemounts"),
+		SyncFS:         noSync,
 	}
 }
+
+// noSync flushes nothing: no test gets to see what a machine forgets.
+func noSync(context.Context) error { return nil }
 
 // addFaults wraps the parts of a manager's options.
 func (e *Env) addFaults(opt *cache.ManagerOpt) {
@@ -243,6 +251,7 @@ func (e *Env) addFaults(opt *cache.ManagerOpt) {
 	if opt.GarbageCollect != nil {
 		opt.GarbageCollect = f.GarbageCollect(opt.GarbageCollect)
 	}
+	opt.SyncFS = f.SyncFS(noSync)
 	if opt.Applier != nil {
 		opt.Applier = f.Applier(opt.Applier)
 	}
@@ -286,6 +295,14 @@ func (e *Env) Reopen() {
 func (e *Env) Crash() {
 	e.t.Helper()
 	require.NoError(e.t, e.drop())
+}
+
+// Reboot is Crash of the whole machine: the next Open finds itself under another boot ID. What was
+// written is all there, in this test at least.
+func (e *Env) Reboot() {
+	e.t.Helper()
+	e.Crash()
+	e.boot++
 }
 
 // drop closes what is open without telling the manager. The databases that it does not know of have

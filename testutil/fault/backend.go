@@ -22,6 +22,7 @@ const (
 	OpTransaction    = "transaction.Update"
 	OpTransactionFn  = "transaction.Update.fn"
 	OpGarbageCollect = "gc.GarbageCollect"
+	OpSyncFS         = "fs.Sync"
 	OpApply          = "applier.Apply"
 	OpCompare        = "differ.Compare"
 )
@@ -86,6 +87,13 @@ func (f *Faults) GarbageCollect(collect GarbageCollectFunc) GarbageCollectFunc {
 			return nil, err
 		}
 		return stats, nil
+	}
+}
+
+// SyncFS wraps what flushes the snapshotter's filesystem.
+func (f *Faults) SyncFS(sync func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return f.Call(ctx, OpSyncFS, "", func() error { return sync(ctx) })
 	}
 }
 
