@@ -39,6 +39,10 @@ type Options struct {
 	// IdentityMapping is the user namespace that the owners of all files are stored in; nil for none.
 	// It must not be changed afterwards, and should be the same whenever a directory is opened.
 	IdentityMapping *user.IdentityMapping
+	// SquashOwners makes the files of unpacked layers belong to the user of the process, and leaves out what takes a
+	// privilege, see apply.SquashOwners. Without it a process that may not give files away cannot unpack
+	// a layer that has files of others.
+	SquashOwners bool
 
 	// NoSalvage makes a damaged database of records the error metadata.ErrCorrupt, instead of having
 	// what can be read of it moved to a new one, see Parts.Salvaged.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
-	"github.com/containerd/containerd/v2/core/diff/apply"
 	"github.com/containerd/containerd/v2/core/leases"
 	ctdmetadata "github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -21,6 +20,7 @@ import (
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/metadata"
 	"github.com/layercache/cache/snapshot"
+	"github.com/layercache/cache/snapshot/apply"
 	ctdsnapshot "github.com/layercache/cache/snapshot/containerd"
 )
 
@@ -44,10 +44,11 @@ type Parts struct {
 	// Salvaged tells what was saved of a damaged database of records, nil if it was sound. The layers
 	// of the records that were not are given up: garbage collection takes them.
 	Salvaged *metadata.SalvageReport
-	// Applier and Differ unpack and pack layers. They mount what they work on, so both are nil in
-	// a process that may not mount.
-	Applier diff.Applier
-	Differ  diff.Comparer
+	// Applier unpacks layers. Where the snapshotter's mounts are plain directories, as native's are, that
+	// takes no privilege.
+	Applier snapshot.DetachedApplier
+	// Differ packs layers. It mounts what it works on, so it is nil in a process that may not mount.
+	Differ diff.Comparer
 	// Transactions lets lease and snapshotter calls share transactions.
 	Transactions *cache.Transactions
 
@@ -184,8 +185,12 @@ func (p *Parts) openBackend(ctx context.Context, sn backend) error {
 	if err := p.openSync(); err != nil {
 		return err
 	}
+	var applyOpts []apply.Option
+	if p.opts.SquashOwners {
+		applyOpts = append(applyOpts, apply.SquashOwners())
+	}
+	p.Applier = apply.New(p.ContentStore, applyOpts...)
 	if canMount() {
-		p.Applier = apply.NewFileSystemApplier(p.ContentStore)
 		p.Differ = walking.NewWalkingDiff(p.ContentStore)
 	}
 	return nil

@@ -1,0 +1,116 @@
+package apply_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/stretchr/testify/require"
+
+	"github.com/layercache/cache/snapshot"
+	"github.com/layercache/cache/snapshot/apply"
+	"github.com/layercache/cache/testutil"
+	"github.com/layercache/cache/testutil/need"
+	"github.com/layercache/cache/testutil/tree"
+)
+
+// overlay is an overlay with one lower layer.
+type overlay struct {
+	lower, upper, work string
+	options            []string
+}
+
+func newOverlay(t *testing.T, base []tree.Entry, options ...string) *overlay {
+	t.Helper()
+	root := t.TempDir()
+	o := &overlay{filepath.Join(root, "lower"), filepath.Join(root, "upper"), filepath.Join(root, "work"), options}
+	for _, dir := range []string{o.lower, o.upper, o.work} {
+		require.NoError(t, os.Mkdir(dir, 0o755))
+	}
+	testutil.WriteTree(t, o.lower, base...)
+	return o
+}
+
+func (o *overlay) mounts() []mount.Mount {
+	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: append([]string{
+		"lowerdir=" + o.lower, "upperdir=" + o.upper, "workdir=" + o.work,
+	}, o.options...)}}
+}
+
+// asLower mounts what the upper directory makes of the lower one once it is a lower one itself, as in the next snapshot.
+func (o *overlay) asLower() []mount.Mount {
+	return []mount.Mount{{Type: "overlay", Source: "overlay", Options: append([]string{"lowerdir=" + o.upper + ":" + o.lower}, o.options...)}}
+}
+
+// merged mounts the overlay for the time of fn.
+func withMounts(t *testing.T, mounts []mount.Mount, fn func(dir string)) {
+	t.Helper()
+	lm := snapshot.LocalMounterWithMounts(mounts)
+	dir, err := lm.Mount()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, lm.Unmount()) }()
+	fn(dir)
+}
+
+// checkTree compares what mounts hold with what a plain directory got from the same layer, and with what is wanted.
+func checkTree(t *testing.T, c layerCase, archive []byte, mounts []mount.Mount) {
+	t.Helper()
+	plain := t.TempDir()
+	testutil.WriteTree(t, plain, c.base...)
+	applyBind(t, plain, archive)
+	withMounts(t, mounts, func(dir string) {
+		testutil.RequireTree(t, dir, c.want...)
+		want, got := testutil.ReadTree(t, plain), testutil.ReadTree(t, dir)
+		testutil.DiffTree(t, want, got, tree.Root, tree.Times)
+		for _, e := range c.layer { // the times of what the layer brings are exact, of all else they are the moment's
+			if w, ok := want[e.Path]; ok && w.Kind != tree.KindHardlink && !e.ModTime.IsZero() {
+				require.Truef(t, got[e.Path].ModTime.Equal(w.ModTime), "%s: %v instead of %v", e.Path, got[e.Path].ModTime, w.ModTime)
+			}
+		}
+	})
+}
+
+// TestLayersOnOverlay: on an overlay a layer makes the same tree as on a plain directory, be it written to the
+// upper directory or through the mount (spec EXT-6, LM-1; design 6).
+func TestLayersOnOverlay(t *testing.T) {
+	need.Overlay(t)
+	for _, c := range layerCases {
+		t.Run(c.name, func(t *testing.T) {
+			archive := pack(t, c.layer...)
+			store := &blobs{}
+			desc := store.put(zst(t, archive), layerType+"+zstd")
+			applier := apply.New(store)
+
+			t.Run("fresh", func(t *testing.T) {
+				o := newOverlay(t, c.base)
+				got, err := applier.Apply(t.Context(), desc, o.mounts())
+				require.NoError(t, err)
+				requireDiffID(t, archive, got)
+				checkTree(t, c, archive, o.mounts())
+				checkTree(t, c, archive, o.asLower())
+			})
+			t.Run("through the mount", func(t *testing.T) {
+				o := newOverlay(t, c.base)
+				withMounts(t, o.mounts(), func(dir string) {
+					got, err := applier.Apply(t.Context(), desc, bind(dir))
+					require.NoError(t, err)
+					requireDiffID(t, archive, got)
+				})
+				checkTree(t, c, archive, o.asLower())
+			})
+			t.Run("detached", func(t *testing.T) {
+				o := newOverlay(t, c.base)
+				got, err := applier.ApplyDetached(t.Context(), desc, o.upper)
+				if c.parent {
+					require.ErrorIs(t, err, snapshot.ErrNeedsParent)
+					return
+				}
+				require.NoError(t, err)
+				requireDiffID(t, archive, got)
+				checkTree(t, c, archive, o.asLower())
+			})
+			require.Zero(t, store.open)
+		})
+	}
+}

@@ -1,0 +1,143 @@
+package apply
+
+import (
+	"context"
+	"io"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/errdefs"
+	digest "github.com/opencontainers/go-digest"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/internal/decompress"
+)
+
+// plainTypes are the media types of layers as they are, or as their first bytes tell: whether
+// they say gzip or zstd makes no difference.
+var plainTypes = map[string]bool{
+	"application/vnd.oci.image.layer.v1.tar":                       true,
+	"application/vnd.oci.image.layer.v1.tar+gzip":                  true,
+	"application/vnd.oci.image.layer.v1.tar+zstd":                  true,
+	"application/vnd.oci.image.layer.nondistributable.v1.tar":      true,
+	"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": true,
+	"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": true,
+	"application/vnd.docker.image.rootfs.diff.tar":                 true,
+	"application/vnd.docker.image.rootfs.diff.tar.gzip":            true,
+	"application/vnd.docker.image.rootfs.diff.tar.zstd":            true,
+	"application/vnd.docker.image.rootfs.diff.tar+zstd":            true,
+	"application/vnd.docker.image.rootfs.foreign.diff.tar":         true,
+	"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":    true,
+	"application/vnd.docker.image.rootfs.foreign.diff.tar.zstd":    true,
+	"application/vnd.docker.image.rootfs.foreign.diff.tar+zstd":    true,
+}
+
+// stream is the archive in a blob, being read.
+type stream struct {
+	archive    *decompress.Reader
+	digester   digest.Digester
+	size       int64
+	err        error // of the first Read that failed
+	processors []diff.StreamProcessor
+	closers    []func() error // run in reverse
+}
+
+// open starts reading the blob. The stream must be closed, and until then its context lasts.
+func (j *job) open(ctx context.Context) (_ *stream, err error) {
+	s := &stream{digester: digest.Canonical.Digester()}
+	defer func() {
+		if err != nil {
+			_ = s.close() // the error that counts is the first
+		}
+	}()
+	readerCtx, cancel := context.WithCancel(ctx)
+	ra, err := j.provider.ReaderAt(readerCtx, j.desc)
+	if err != nil {
+		cancel()
+		return nil, errors.Wrap(err, "opening the blob")
+	}
+	s.closers = append(s.closers, ra.Close)
+	var src io.Reader = content.NewReader(ra)
+	if j.config.Progress != nil {
+		src = &progressReader{Reader: src, job: j}
+		s.closers = append(s.closers, func() error { j.report(j.reported); return nil })
+	}
+	// Whatever reads is told to stop before its goroutine is waited for.
+	stop := func() error { cancel(); return nil }
+
+	mediaType := j.desc.MediaType
+	for step := 0; !plainTypes[mediaType]; step++ {
+		const most = 16 // processors could hand a stream round in circles
+		p, perr := diff.GetProcessor(readerCtx, diff.NewProcessorChain(mediaType, src), j.config.ProcessorPayloads)
+		if errors.Is(perr, diff.ErrNoProcessor) || step == most {
+			s.closers = append(s.closers, stop)
+			return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "media type %q is not that of a layer", mediaType)
+		} else if perr != nil {
+			s.closers = append(s.closers, stop)
+			return nil, errors.Wrapf(perr, "processing media type %q", mediaType)
+		}
+		s.processors = append(s.processors, p)
+		s.closers = append(s.closers, p.Close)
+		src, mediaType = p, p.MediaType()
+	}
+	s.archive, err = decompress.New(readerCtx, src)
+	if err == nil {
+		s.closers = append(s.closers, s.archive.Close)
+	}
+	s.closers = append(s.closers, stop)
+	return s, err
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.archive.Read(p)
+	s.size += int64(n)
+	_, _ = s.digester.Hash().Write(p[:n]) // a hash takes everything
+	if err != nil && !errors.Is(err, io.EOF) && s.err == nil {
+		s.err = err
+	}
+	return n, err
+}
+
+// processed tells whether the processors, which may be programs, did their work to the end.
+func (s *stream) processed() error {
+	for _, p := range s.processors {
+		if p, ok := p.(interface{ Err() error }); ok {
+			if err := p.Err(); err != nil {
+				return errors.Wrap(err, "processing the blob")
+			}
+		}
+	}
+	return nil
+}
+
+func (s *stream) close() (err error) {
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		if cerr := s.closers[i](); cerr != nil && err == nil {
+			err = errors.Wrap(cerr, "closing the blob")
+		}
+	}
+	return err
+}
+
+// progressReader reports how much has been read of the blob.
+type progressReader struct {
+	io.Reader
+	job *job
+	n   int64
+}
+
+func (r *progressReader) Read(p []byte) (int, error) {
+	r.job.report(r.n)
+	n, err := r.Reader.Read(p)
+	r.n += int64(n)
+	if err != nil {
+		r.job.report(r.n)
+	}
+	return n, err
+}
+
+// report calls Progress; when a layer is read again it stays where it was until there is something new.
+func (j *job) report(n int64) {
+	j.reported = max(j.reported, n)
+	j.config.Progress(j.reported)
+}
