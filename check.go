@@ -189,6 +189,9 @@ func (m *manager) suspectLease(l *leases.Lease) FindingKind {
 	case owner, owner + viewSuffix, owner + variantsSuffix:
 		return ""
 	}
+	if m.work.has(l.ID) {
+		return ""
+	}
 	if _, temporary := l.Labels[labelTemporary]; temporary {
 		return FindingLeaseTemporary
 	}

@@ -192,7 +192,7 @@ func (j *judgement) recordLease(ctx context.Context) error {
 	half := j.leased()
 	want := lease{id: half.ID, record: half.ID, resources: []leases.Resource{j.m.snapshotResource(half.SnapshotID)}}
 	if b := half.Blob; b != nil && isDigest(b.Digest) {
-		want.resources = append(want.resources, leases.Resource{ID: b.Digest, Type: "content"})
+		want.resources = append(want.resources, contentResource(b.Digest))
 	}
 	l, err := j.e.lease(ctx, half.ID)
 	if err != nil {
@@ -327,7 +327,13 @@ func (j *judgement) blob(ctx context.Context) error {
 		return err
 	}
 	if info == nil {
-		if !imm.Blob.Only { // else it is lazy (spec REC-5)
+		// A layer that is not extracted is lazy (spec REC-5). The blob of one that was found extracted
+		// (spec MGR-30) was never needed, while a layer built here had one made.
+		tree, err := j.e.snapshot(ctx, imm.SnapshotID)
+		if err != nil {
+			return err
+		}
+		if built := imm.SnapshotID == imm.ID; !imm.Blob.Only && (built || tree == nil) {
 			j.add(FindingBlobMissing, imm.ID, imm.Blob.Digest, RepairNone, nil, "blob %s of record %q is gone", imm.Blob.Digest, imm.ID)
 		}
 		return nil
@@ -359,7 +365,7 @@ func (j *judgement) createVariants(id string, imm *graph.Meta) func(context.Cont
 			if _, err := j.m.opt.LeaseManager.Create(ctx, leases.WithID(id), leases.WithLabels(labels)); err != nil {
 				return err
 			}
-			return j.m.opt.LeaseManager.AddResource(ctx, l, leases.Resource{ID: imm.Blob.Digest, Type: "content"})
+			return j.m.opt.LeaseManager.AddResource(ctx, l, contentResource(imm.Blob.Digest))
 		})
 	}
 }

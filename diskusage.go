@@ -276,6 +276,7 @@ func (m *manager) measureRecord(ctx context.Context, kind graph.Kind, st graph.S
 		switch {
 		case err == nil:
 			size += info.Size
+			known = known || st.Blob.Only // a pull or an extraction voids it
 		case !errdefs.IsNotFound(err):
 			return 0, false, errors.Wrapf(err, "blob %s", st.Blob.Digest)
 		}

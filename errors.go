@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -30,6 +31,12 @@ var (
 	// blob or recipe, and that cannot be extracted. It is also errdefs' "failed precondition".
 	ErrNotExtracted error = &kindError{"layer is not extracted", errdefs.ErrFailedPrecondition}
 
+	// ErrVerification reports that the data of a layer are not what its descriptor says. It is also errdefs'
+	// "invalid argument".
+	ErrVerification error = &kindError{"failed to verify layer", errdefs.ErrInvalidArgument}
+
+	errNonAddressable error = &kindError{"non-addressable parent: its layers are not known by their blobs", errdefs.ErrFailedPrecondition}
+
 	errNotFound error = &kindError{"record not found", errdefs.ErrNotFound}
 	errInvalid  error = &kindError{"invalid", errdefs.ErrInvalidArgument}
 	errReleased error = &kindError{"ref was released", errdefs.ErrInvalidArgument}
@@ -56,3 +63,27 @@ func (e NeedsRemoteProviderError) Error() string {
 
 // Unwrap puts the error into errdefs' category "failed precondition".
 func (e NeedsRemoteProviderError) Unwrap() error { return errdefs.ErrFailedPrecondition }
+
+// LayerError reports that a layer could not be pulled, unpacked or read. Err says why; errors.Is and errors.As
+// see it.
+type LayerError struct {
+	// Record is the ID of the layer's record.
+	Record string
+	// Digest is that of the layer's blob; empty if the record has none.
+	Digest digest.Digest
+	// Action is what was tried: "pulling", "extracting", "listing".
+	Action string
+	Err    error
+}
+
+// Error names record and blob.
+func (e *LayerError) Error() string {
+	blob := "layer"
+	if e.Digest != "" {
+		blob = "blob " + e.Digest.String()
+	}
+	return e.Action + " " + blob + " of record " + strconv.Quote(e.Record) + ": " + e.Err.Error()
+}
+
+// Unwrap returns Err.
+func (e *LayerError) Unwrap() error { return e.Err }

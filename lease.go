@@ -39,13 +39,20 @@ func (u *undo) add(fn func(ctx context.Context) error) { *u = append(*u, fn) }
 // repaired by the next start, too little is lost. The failure is logged: the caller gets the error
 // that began it (spec LEASE-8).
 func (u undo) run(ctx context.Context) {
+	if err := u.try(ctx); err != nil {
+		log.G(ctx).WithError(err).Warn("layer cache: rolling back")
+	}
+}
+
+// try is run for a caller who wants to know.
+func (u undo) try(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	for i := len(u) - 1; i >= 0; i-- {
 		if err := u[i](ctx); err != nil {
-			log.G(ctx).WithError(err).Warn("layer cache: rolling back")
-			return
+			return err
 		}
 	}
+	return nil
 }
 
 // transact runs fn in one transaction of the backend where there are such, else just runs it.
@@ -77,6 +84,10 @@ type lease struct {
 
 func (m *manager) snapshotResource(id string) leases.Resource {
 	return leases.Resource{ID: id, Type: m.resourceType}
+}
+
+func contentResource(dgst string) leases.Resource {
+	return leases.Resource{ID: dgst, Type: "content"}
 }
 
 // createLease makes a flat lease on resources, which need not exist yet (spec LEASE-1). One that

@@ -5,8 +5,11 @@ import (
 	stderrors "errors"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/moby/sys/user"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/internal/flight"
@@ -35,6 +38,16 @@ type Accessor interface {
 	// yields its immutable half (spec MGR-10). Errors: IsNotFound; ErrLocked while a mutable ref
 	// is out; NeedsRemoteProviderError if blobs of the chain are neither local nor have a handler.
 	Get(ctx context.Context, id string, pg progress.Controller, opts ...RefOption) (ImmutableRef, error)
+	// GetByBlob returns a ref to the record of the layer that desc describes, on the layers of parent; it makes
+	// one if there is none. Nothing is fetched or unpacked before somebody needs the tree, unless Unlazy is among
+	// the options. desc must have the annotation "containerd.io/uncompressed", the digest of the layer
+	// uncompressed; without a digest it is a layer without content. The caller keeps its ref to the parent,
+	// whose layers must all have come from blobs or have them (spec MGR-16 to MGR-30).
+	//
+	// Errors: an invalid argument for a bad descriptor; NeedsRemoteProviderError if a blob of the layer or
+	// the parent's chain is neither local nor has a handler; failed precondition for a parent that cannot be addressed; with Unlazy
+	// those of Extract, and then a record that was made by the call is gone.
+	GetByBlob(ctx context.Context, desc ocispecs.Descriptor, parent ImmutableRef, opts ...RefOption) (ImmutableRef, error)
 	// New makes a record with a writable snapshot on parent, or on nothing if parent is nil, and
 	// returns the only ref to it. The caller keeps its own ref to the parent.
 	New(ctx context.Context, parent ImmutableRef, s session.Group, opts ...RefOption) (MutableRef, error)
@@ -99,10 +112,19 @@ type manager struct {
 	slots     flight.Slots[*graph.Record]
 	metaSlots flight.Slots[string]
 	nameSlots flight.Slots[string] // see claimName
+	blobSlots flight.Slots[string] // see findOrMake
 	pruneSlot flight.Slots[struct{}]
 	sizes     flight.Group[*graph.Record, int64]
-	mounts    mountTable
-	pool      *mountPool
+
+	// Each group may use those after it.
+	listings    flight.Group[*graph.Record, []string]
+	extractions flight.Group[*graph.Record, struct{}]
+	pulls       flight.Group[digest.Digest, string]
+	origins     flight.Limit[string]
+	unpacking   flight.Limit[struct{}]
+	work        workLeases
+	mounts      mountTable
+	pool        *mountPool
 	// unfinished are deletions that a failing backend interrupted.
 	unfinished removals
 	holders    *holderTable
@@ -127,6 +149,8 @@ func NewManager(opt ManagerOpt) (Manager, error) {
 		resourceType: "snapshots/" + opt.Snapshotter.Name(),
 		caps:         snapshot.CapabilitiesOf(opt.Snapshotter.Name()),
 		g:            graph.New(),
+		origins:      flight.Limit[string]{Max: transfersPerOrigin},
+		unpacking:    flight.Limit[struct{}]{Max: unpackers},
 	}
 	m.life.init()
 	m.bootID = bootIDOf(opt)
@@ -170,6 +194,9 @@ func (m *manager) Close() error {
 		return nil
 	}
 	m.sizes.Wait()
+	m.listings.Wait() // then nobody begins to extract, and so on
+	m.extractions.Wait()
+	m.pulls.Wait()
 	unsynced := errors.Wrap(m.syncLast(), "syncing what was written")
 	err := errors.Wrap(m.store.Close(), "closing the metadata store")
 	return stderrors.Join(unsynced, err, errors.Wrap(m.pool.close(), "closing the mount pool"))
@@ -327,7 +354,7 @@ func (m *manager) New(ctx context.Context, parent ImmutableRef, s session.Group,
 			return nil, errors.Wrap(err, "making a record")
 		}
 	}
-	ref, err := m.newActive(ctx, rec, dhs, o)
+	ref, err := m.newActive(ctx, rec, source{handlers: dhs, session: s}, o)
 	if err != nil {
 		if rec != nil {
 			m.unlink(ctx, rec)
@@ -340,14 +367,14 @@ func (m *manager) New(ctx context.Context, parent ImmutableRef, s session.Group,
 }
 
 // newActive makes a record with a writable snapshot on parent, whose link becomes the new record's.
-func (m *manager) newActive(ctx context.Context, parent *graph.Record, dhs DescHandlers, o refOptions) (*mutableRef, error) {
+func (m *manager) newActive(ctx context.Context, parent *graph.Record, src source, o refOptions) (*mutableRef, error) {
 	id := newID()
 	b := birth{id: id, state: graph.Active, opts: o, writable: true}
 	if parent != nil {
 		if err := m.finalize(ctx, parent); err != nil {
 			return nil, errors.Wrapf(err, "finalizing the parent of record %q", id)
 		}
-		if err := m.materialize(ctx, parent); err != nil {
+		if err := m.materialize(ctx, parent, src); err != nil {
 			return nil, errors.Wrapf(err, "extracting the parent of record %q", id)
 		}
 		st := m.g.Status(parent)
@@ -355,10 +382,13 @@ func (m *manager) newActive(ctx context.Context, parent *graph.Record, dhs DescH
 		b.snapshotOpts = m.caps.WritableOpts() // spec MGR-5
 	}
 	rec, err := m.stage(ctx, b)
+	if parent != nil && errdefs.IsNotFound(err) && m.restored(ctx, parent, src) {
+		rec, err = m.stage(ctx, b)
+	}
 	if err != nil {
 		return nil, errors.Wrapf(err, "making record %q", id)
 	}
-	return m.newMutableRef(rec, id, dhs), nil
+	return m.newMutableRef(rec, id, src.handlers), nil
 }
 
 // now is the clock's time in Unix nanoseconds, never 0.

@@ -60,15 +60,15 @@ func (t *mountTable) len() int {
 
 // Mount returns the tree of a finalized record as a view, and of one that is not yet as the snapshot
 // that is still writable underneath, read-only (spec MNT-2, MNT-3).
-func (r *immutableRef) Mount(ctx context.Context, readonly bool, _ session.Group) (snapshot.Mountable, error) {
-	mountable, err := r.mount(ctx, readonly)
+func (r *immutableRef) Mount(ctx context.Context, readonly bool, s session.Group) (snapshot.Mountable, error) {
+	mountable, err := r.mount(ctx, readonly, s)
 	if err != nil {
 		return nil, errors.Wrapf(err, "mounting record %q", r.id)
 	}
 	return mountable, nil
 }
 
-func (r *immutableRef) mount(ctx context.Context, readonly bool) (snapshot.Mountable, error) {
+func (r *immutableRef) mount(ctx context.Context, readonly bool, s session.Group) (snapshot.Mountable, error) {
 	m := r.m
 	if err := m.life.begin(); err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func (r *immutableRef) mount(ctx context.Context, readonly bool) (snapshot.Mount
 	}
 	defer giveBack(ctx)
 	start := m.eventStart()
-	mountable, err := m.mountImmutable(ctx, r.rec, readonly)
+	mountable, err := m.mountImmutable(ctx, r.rec, readonly, r.source(s))
 	m.observe(Event{Kind: EventMount, ID: r.id, Err: err}, start)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,28 @@ func (r *immutableRef) mount(ctx context.Context, readonly bool) (snapshot.Mount
 	return mountable, nil
 }
 
-func (m *manager) mountImmutable(ctx context.Context, rec *graph.Record, readonly bool) (snapshot.Mountable, error) {
+// mountImmutable extracts what has to be mounted first. Should its snapshot turn out to have vanished, it is
+// extracted again, once.
+func (m *manager) mountImmutable(ctx context.Context, rec *graph.Record, readonly bool, src source) (snapshot.Mountable, error) {
+	for retried := false; ; {
+		if err := m.materialize(ctx, rec, src); err != nil {
+			return nil, err
+		}
+		mountable, err := m.mountReady(ctx, rec, readonly)
+		switch {
+		case errors.Is(err, errLazyAgain): // somebody noticed a loss in between
+		case errdefs.IsNotFound(err) && !retried && m.restored(ctx, rec, src):
+			retried = true
+		default:
+			return mountable, err
+		}
+	}
+}
+
+// errLazyAgain says that a record is to be extracted first.
+var errLazyAgain = errors.New("the record is lazy")
+
+func (m *manager) mountReady(ctx context.Context, rec *graph.Record, readonly bool) (snapshot.Mountable, error) {
 	leave, err := m.enter(ctx, rec)
 	if err != nil {
 		return nil, err
@@ -102,11 +123,12 @@ func (m *manager) mountImmutable(ctx context.Context, rec *graph.Record, readonl
 		if err := m.finalizeInSlot(ctx, rec); err != nil {
 			return nil, err
 		}
+		st = m.g.Status(rec)
 	}
-	if err := m.materializeInSlot(ctx, rec); err != nil {
-		return nil, err
-	}
-	if st = m.g.Status(rec); st.State == graph.Sealed {
+	switch st.State {
+	case graph.Lazy:
+		return nil, errLazyAgain
+	case graph.Sealed:
 		shared, err := m.sharedInSlot(ctx, rec, st.MutSnapshot)
 		if err != nil {
 			return nil, err

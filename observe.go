@@ -27,6 +27,10 @@ const (
 	EventFinalize EventKind = "finalize"
 	// EventMount: the mounts of a record were made.
 	EventMount EventKind = "mount"
+	// EventPull: a blob was fetched, or waited for while another record's fetch of it was under way.
+	EventPull EventKind = "pull"
+	// EventExtract: a layer was unpacked.
+	EventExtract EventKind = "extract"
 	// EventRemove: a record was removed. Reason says which rule asked for it.
 	EventRemove EventKind = "remove"
 	// EventRecover: a record left by an earlier process was repaired or dropped. Reason says how.

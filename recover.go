@@ -269,11 +269,7 @@ func (r *recovery) concludeHalf(ctx context.Context, row *row) (verdict, error) 
 }
 
 func (r *recovery) snapshotExists(ctx context.Context, id string) (bool, error) {
-	_, err := r.m.opt.Snapshotter.Stat(ctx, id)
-	if errdefs.IsNotFound(err) {
-		return false, nil
-	}
-	return err == nil, errors.Wrapf(err, "looking for snapshot %q", id)
+	return r.m.snapshotExists(ctx, id)
 }
 
 // repair finishes deletions, removes what is definitively bad, ends half-done finalizations, and
@@ -336,7 +332,7 @@ func (r *recovery) repairLeases(ctx context.Context, drop []string) error {
 		for _, row := range r.unleased {
 			l := lease{id: row.meta.ID, record: row.meta.ID, resources: []leases.Resource{r.m.snapshotResource(row.meta.SnapshotID)}}
 			if b := row.meta.Blob; b != nil && isDigest(b.Digest) {
-				l.resources = append(l.resources, leases.Resource{ID: b.Digest, Type: "content"})
+				l.resources = append(l.resources, contentResource(b.Digest))
 			}
 			if err := r.m.remakeLease(ctx, l, false); err != nil {
 				return err

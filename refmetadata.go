@@ -31,6 +31,11 @@ func (r *refMetadata) meta() graph.Meta {
 // store writes values of the row and then shows them. Setters of one record follow one another, so that
 // what memory shows last is what the database holds.
 func (r *refMetadata) store(f graph.Field, meta graph.Meta, write func(*metadata.RowWriter) error) error {
+	return r.storeLater(f, &meta, write)
+}
+
+// storeLater is store for values that write finds out, when no other setter is at work.
+func (r *refMetadata) storeLater(f graph.Field, meta *graph.Meta, write func(*metadata.RowWriter) error) error {
 	m := r.m
 	if err := m.life.begin(); err != nil {
 		return errors.Wrapf(err, "changing record %q", r.id)
@@ -58,7 +63,7 @@ func (r *refMetadata) store(f graph.Field, meta graph.Meta, write func(*metadata
 		return errors.Wrapf(err, "changing record %q", r.id)
 	}
 	if f != 0 {
-		m.g.Patch(r.id, f, &meta)
+		m.g.Patch(r.id, f, meta)
 	}
 	return nil
 }
@@ -94,6 +99,19 @@ func (r *refMetadata) SetCachePolicyRetain() error { return r.setRetain(true) }
 
 func (r *refMetadata) setRetain(retain bool) error {
 	return r.set(graph.FieldRetain, graph.Meta{Retain: retain}, keyCachePolicy, policyOf(retain))
+}
+
+// addImageRefs adds to the names of images that the layer belongs to; nothing is written if all are known
+// (spec META-12).
+func (r *refMetadata) addImageRefs(refs []string) error {
+	if have := r.meta().ImageRefs; len(appendNew(have, refs)) == len(have) {
+		return nil
+	}
+	meta := graph.Meta{}
+	return r.storeLater(graph.FieldImageRefs, &meta, func(w *metadata.RowWriter) error {
+		meta.ImageRefs = appendNew(r.meta().ImageRefs, refs)
+		return w.Set(keyImageRefs, meta.ImageRefs, "")
+	})
 }
 
 func (r *refMetadata) GetLayerType() string { return r.meta().LayerType }

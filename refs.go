@@ -102,6 +102,20 @@ type ImmutableRef interface {
 	// Finalize makes the snapshot immutable on disk and ends the mutable half: GetMutable will
 	// not find it any more. On a record that is finalized it does nothing.
 	Finalize(context.Context) error
+	// Extract makes sure that the tree is there: blobs of the record and of what it lies on that are not local
+	// are fetched through the ref's handlers on behalf of s, and unpacked; each is verified against its
+	// digest and the digest of its uncompressed data before anybody sees it. What is there already is left
+	// alone; a snapshot that vanished is made again. Concurrent calls share the work, which goes on until all of them
+	// have gone. Mount, and New on top, do the same by themselves.
+	//
+	// Errors are LayerErrors, which name record and blob, around: NeedsRemoteProviderError for a blob that is not local
+	// and has no handler; ErrVerification; ErrNotExtracted if there is nothing to extract from; those of the
+	// provider and of the backend. A failed call leaves the record as it was, and may be repeated.
+	Extract(ctx context.Context, s session.Group) error
+	// FileList returns the names in the layer's archive, sorted by bytes, deletions as the archive marks
+	// them ("dir/.wh.name"). They are those of this layer alone, not of those it lies on. The blob is fetched if it is not
+	// local; the list is kept. A record without a blob has none. Errors are as those of Extract.
+	FileList(ctx context.Context, s session.Group) ([]string, error)
 	// LayerChain returns a new ref to every layer that the record consists of, bottom first.
 	LayerChain() RefList
 }

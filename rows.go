@@ -261,7 +261,41 @@ func writeNewRow(w *metadata.RowWriter, meta *graph.Meta, b birth) error {
 	if len(meta.ImageRefs) > 0 {
 		values = append(values, kv{keyImageRefs, meta.ImageRefs})
 	}
-	return setAll(w, values)
+	if b.state != graph.Active {
+		values = append(values, kv{keyCommitted, true})
+	}
+	if err := setAll(w, values); err != nil || meta.Blob == nil {
+		return err
+	}
+	return writeBlob(w, meta.Blob)
+}
+
+// Indexes under which records are found by their chain IDs (spec 1.2).
+const (
+	indexChainID     = "chainid:"
+	indexBlobChainID = "blobchainid:"
+)
+
+// writeBlob stores what is known of a record's blob.
+func writeBlob(w *metadata.RowWriter, b *graph.Blob) error {
+	values := []kv{
+		{keyDiffID, b.DiffID},
+		{keyLayerIdentity, b.LayerIdentity},
+		{keyBlob, b.Digest},
+		{keyBlobOnly, b.Only},
+		{keyMediaType, b.MediaType},
+		{keyBlobSize, b.Size},
+	}
+	if len(b.URLs) > 0 {
+		values = append(values, kv{keyURLs, b.URLs})
+	}
+	if err := setAll(w, values); err != nil {
+		return err
+	}
+	if err := w.Set(keyChainID, b.ChainID, indexChainID+b.ChainID); err != nil {
+		return err
+	}
+	return w.Set(keyBlobChainID, b.BlobChainID, indexBlobChainID+b.BlobChainID)
 }
 
 // writeSealedRow stores the immutable half that Commit makes (spec 1.3). What it does not list stays

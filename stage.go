@@ -24,7 +24,14 @@ type birth struct {
 	writable       bool
 	parentSnapshot string
 	snapshotOpts   []snapshots.Opt
-	opts           refOptions
+	// snapshotID is the record's snapshot, if it is not named after the record.
+	snapshotID string
+	// blob is the layer's blob, if that is what is known of it.
+	blob *graph.Blob
+	// resources are leased besides the snapshot; leased, if set, is called once they are.
+	resources []leases.Resource
+	leased    func(ctx context.Context) error
+	opts      refOptions
 }
 
 // stage is the only place where a record with a snapshot of its own is born. The order is fixed: lease, then
@@ -38,8 +45,16 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 			back.run(ctx)
 		}
 	}()
+	if b.snapshotID == "" {
+		b.snapshotID = b.id
+	}
 	if err := m.stageSnapshot(ctx, b, &back); err != nil {
 		return nil, err
+	}
+	if b.leased != nil {
+		if err := b.leased(ctx); err != nil {
+			return nil, err
+		}
 	}
 
 	meta, boot := b.meta(m.now()), m.markOfNew(b)
@@ -73,7 +88,7 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 
 // stageSnapshot makes the lease and, if one is asked for, the active snapshot.
 func (m *manager) stageSnapshot(ctx context.Context, b birth, back *undo) error {
-	l := lease{id: b.id, record: b.id, resources: []leases.Resource{m.snapshotResource(b.id)}}
+	l := lease{id: b.id, record: b.id, resources: append([]leases.Resource{m.snapshotResource(b.snapshotID)}, b.resources...)}
 	prepare := func(ctx context.Context) error {
 		if !b.writable {
 			return nil
@@ -100,7 +115,7 @@ func (m *manager) stageSnapshot(ctx context.Context, b birth, back *undo) error 
 
 // meta is the typed form of the new record's row.
 func (b *birth) meta(now int64) *graph.Meta {
-	meta := &graph.Meta{ID: b.id, SnapshotID: b.id, Size: sizeUnknown, CreatedAt: now, ImageRefs: appendNew(nil, b.opts.imageRefs)}
+	meta := &graph.Meta{ID: b.id, SnapshotID: b.snapshotID, Size: sizeUnknown, CreatedAt: now, ImageRefs: appendNew(nil, b.opts.imageRefs), Blob: b.blob}
 	o := b.opts
 	if o.createdAt != nil {
 		meta.CreatedAt = *o.createdAt

@@ -10,6 +10,8 @@ const (
 	LabelRemote = "containerd.io/snapshot/remote"
 	// LabelWritable asks overlaybd for a snapshot backed by a block device (value "dev").
 	LabelWritable = "containerd.io/snapshot/overlaybd.writable"
+	// LabelRef names the snapshot that one being prepared is to become.
+	LabelRef = "containerd.io/snapshot.ref"
 )
 
 // Capabilities is what a snapshotter can do, or needs, beyond the Snapshotter interface. The zero value is
@@ -28,9 +30,15 @@ type Capabilities struct {
 	// SessionLabels says that operations on remote snapshots need temporary labels naming the sessions that
 	// may be asked for credentials (spec REM-1).
 	SessionLabels bool
+	// TOCIdentity says that a layer's table of contents is part of what it is: two with the same uncompressed data are
+	// different layers if the tables differ (spec MGR-18).
+	TOCIdentity bool
 	// WritableLabel says that snapshots to be written to, and views, are asked for by label; see
 	// WritableOpts (spec MGR-5, MNT-2).
 	WritableLabel bool
+	// ExtractLabel says that the snapshot a layer is unpacked into names what it will be committed as; see
+	// ExtractOpts (spec EXT-7).
+	ExtractLabel bool
 	// Rebase says that an active snapshot without a parent is a plain directory that becomes an overlay's upper
 	// directory when it is committed onto a parent (snapshots.WithParent). That Commit accepts the option proves
 	// nothing: native accepts it, too, and the tree lacks the parent.
@@ -48,9 +56,9 @@ func CapabilitiesOf(name string) Capabilities {
 	case "fuse-overlayfs":
 		return Capabilities{NeverOverlayDiff: true}
 	case "stargz":
-		return Capabilities{OverlayBased: true, RemoteSnapshots: true, SessionLabels: true}
+		return Capabilities{OverlayBased: true, RemoteSnapshots: true, SessionLabels: true, TOCIdentity: true}
 	case "overlaybd":
-		return Capabilities{RemoteSnapshots: true, WritableLabel: true}
+		return Capabilities{RemoteSnapshots: true, WritableLabel: true, ExtractLabel: true}
 	}
 	return Capabilities{}
 }
@@ -62,4 +70,13 @@ func (c Capabilities) WritableOpts() []snapshots.Opt {
 		return nil
 	}
 	return []snapshots.Opt{snapshots.WithLabels(map[string]string{LabelWritable: "dev"})}
+}
+
+// ExtractOpts returns the options to add when a snapshot is prepared to unpack a layer into that will be
+// committed as target. Nil for a snapshotter that needs none.
+func (c Capabilities) ExtractOpts(target string) []snapshots.Opt {
+	if !c.ExtractLabel {
+		return nil
+	}
+	return []snapshots.Opt{snapshots.WithLabels(map[string]string{LabelRef: target})}
 }

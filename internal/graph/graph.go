@@ -31,16 +31,25 @@ type Graph struct {
 	// condemned holds the names of records whose deletion is under way.
 	condemned map[string]*Record
 
+	// chains and blobChains find records by what their content is made of; each list is in the order of
+	// the records' immutable names.
+	chains, blobChains map[string][]*Record
+
 	lazyBlobs int // records whose Blob.Only is set: while there are none, no walk is needed
-	refs      int
-	records   int     // visible ones
-	used      []*Meta // names whose use counts have grown since TakeUses
-	stamp     uint32
+	// lazyGen grows when a record that others may lie on turns lazy; see Record.unlazyAt.
+	lazyGen uint64
+	refs    int
+	records int     // visible ones
+	used    []*Meta // names whose use counts have grown since TakeUses
+	stamp   uint32
 }
 
 // New returns an empty graph.
 func New() *Graph {
-	return &Graph{names: map[string]*Record{}, condemned: map[string]*Record{}}
+	return &Graph{
+		names: map[string]*Record{}, condemned: map[string]*Record{},
+		chains: map[string][]*Record{}, blobChains: map[string][]*Record{}, lazyGen: 1,
+	}
 }
 
 // Spec describes a record to Insert.
@@ -72,9 +81,13 @@ func (g *Graph) Insert(s Spec) (*Record, bool) {
 	for _, m := range []*Meta{s.Mut, s.Imm} {
 		if m != nil {
 			g.names[m.ID] = r
-			g.countLazyLocked(m, 1)
 		}
 	}
+	r.tainted = r.legacyLocked()
+	for _, p := range r.parents {
+		r.tainted = r.tainted || p != nil && p.tainted
+	}
+	g.listBlobLocked(r)
 	g.records++
 	switch {
 	case s.Ref:
@@ -92,12 +105,6 @@ func (g *Graph) addRefLocked(r *Record, triggers bool) {
 	g.refs++
 	if triggers {
 		r.triggers++
-	}
-}
-
-func (g *Graph) countLazyLocked(m *Meta, by int) {
-	if m != nil && m.Blob != nil && m.Blob.Only && m.Blob.Digest != "" {
-		g.lazyBlobs += by
 	}
 }
 
@@ -234,6 +241,7 @@ func (g *Graph) Reopen(r *Record) error {
 	if err := r.apply(Reopen); err != nil {
 		return err
 	}
+	g.unlistBlobLocked(r)
 	delete(g.names, r.imm.ID)
 	r.imm, r.hidden, r.strayLease = nil, false, false
 	return nil
@@ -277,6 +285,17 @@ func (g *Graph) Materialize(r *Record) error {
 	}
 	r.forgetSizeLocked() // what was known was the size without a snapshot
 	return r.apply(Materialize)
+}
+
+// Lose publishes that the snapshot of a ready record is gone, and that it can be made again.
+func (g *Graph) Lose(r *Record) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r.state == Lazy {
+		return nil
+	}
+	r.forgetSizeLocked()
+	return r.apply(Lose)
 }
 
 // SetSnapshotCommitted notes that the snapshot of a sealed record is committed although its rows

@@ -77,6 +77,21 @@ func (g *Graph) UndoRef(r *Record) Outcome {
 	return g.settleLocked(r, 0)
 }
 
+// Abandon takes back the only ref of a record that was just made and turned out to be of no use. If
+// nobody else has come to hold it, it is condemned.
+func (g *Graph) Abandon(r *Record) Outcome {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.refs--
+	r.triggers-- // a new record's first ref counts as a use
+	g.refs--
+	if r.idleLocked() {
+		g.condemnLocked(r)
+		return Outcome{Last: true, Remove: true}
+	}
+	return g.settleLocked(r, 0)
+}
+
 // settleLocked decides what becomes of a record that has lost a ref or a link.
 func (g *Graph) settleLocked(r *Record, now int64) Outcome {
 	var o Outcome
@@ -130,11 +145,11 @@ func (g *Graph) condemnLocked(r *Record) {
 		return
 	}
 	g.records--
+	g.unlistBlobLocked(r)
 	for _, m := range []*Meta{r.mut, r.imm} {
 		if m != nil {
 			delete(g.names, m.ID)
 			g.condemned[m.ID] = r
-			g.countLazyLocked(m, -1)
 		}
 	}
 }
@@ -168,9 +183,9 @@ func (g *Graph) Restore(r *Record) error {
 		if m != nil {
 			delete(g.condemned, m.ID)
 			g.names[m.ID] = r
-			g.countLazyLocked(m, 1)
 		}
 	}
+	g.listBlobLocked(r)
 	r.consumed = false
 	return nil
 }

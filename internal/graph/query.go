@@ -71,10 +71,17 @@ func (g *Graph) Patch(id string, f Field, from *Meta) bool {
 	if m == nil {
 		return false
 	}
-	g.countLazyLocked(m, -1)
+	if f&FieldBlob != 0 && m == r.imm {
+		g.unlistBlobLocked(r)
+		if from.Blob != nil && from.Blob.Only && (m.Blob == nil || !m.Blob.Only) {
+			g.lazyGen++
+		}
+	}
 	m.patch(f, from)
 	r.touched++
-	g.countLazyLocked(m, 1)
+	if f&FieldBlob != 0 && m == r.imm {
+		g.listBlobLocked(r)
+	}
 	if f&FieldSize != 0 {
 		r.sizeGen++
 	}
@@ -136,45 +143,6 @@ func (g *Graph) EqualMutable(id string) (string, bool) {
 		return "", false
 	}
 	return r.mut.ID, true
-}
-
-// LazyBlobs returns r and those of its ancestors that have a blob and no extracted snapshot, each
-// once (spec MGR-8). It is free while the graph holds no such record.
-func (g *Graph) LazyBlobs(r *Record) []LazyBlob {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.lazyBlobs == 0 {
-		return nil
-	}
-	var out []LazyBlob
-	g.walkLocked(r, func(a *Record) {
-		if a.imm != nil && a.imm.Blob != nil && a.imm.Blob.Only && a.imm.Blob.Digest != "" {
-			out = append(out, LazyBlob{ID: a.imm.ID, SnapshotID: a.imm.SnapshotID, Digest: a.imm.Blob.Digest})
-		}
-	})
-	return out
-}
-
-// LazyBlob is a record known by its blob.
-type LazyBlob struct{ ID, SnapshotID, Digest string }
-
-// walkLocked visits r and its ancestors, each once, children first. Its own stack keeps deep
-// chains off the goroutine's.
-func (g *Graph) walkLocked(r *Record, visit func(*Record)) {
-	g.stamp++
-	r.mark = g.stamp
-	stack := []*Record{r}
-	for len(stack) > 0 {
-		a := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		visit(a)
-		for _, p := range a.parents {
-			if p != nil && p.mark != g.stamp {
-				p.mark = g.stamp
-				stack = append(stack, p)
-			}
-		}
-	}
 }
 
 // Layers returns the layers a record consists of, bottom first (spec WALK-1, WALK-2). A record

@@ -47,6 +47,11 @@ type Record struct {
 	// though its state is the same.
 	touched uint64
 	mark    uint32 // last traversal that came by; see Graph.walk
+	// unlazyAt is the Graph.lazyGen at which neither the record nor anything it lies on was lazy. As
+	// nothing turns lazy without that number growing, it still holds if they are equal.
+	unlazyAt uint64
+	// tainted says that the record, or one it lies on, is legacy (spec REC-10).
+	tainted bool
 }
 
 // Kind returns the family of the record's parents.

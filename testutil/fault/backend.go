@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/gc"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.etcd.io/bbolt"
+
+	"github.com/layercache/cache/snapshot"
 )
 
 // Operations of the remaining parts. A database transaction passes four points: before and after
@@ -102,8 +104,31 @@ type applier struct {
 	a diff.Applier
 }
 
-// Applier wraps what unpacks layers. The key is the blob's digest.
-func (f *Faults) Applier(a diff.Applier) diff.Applier { return &applier{f: f, a: a} }
+// Applier wraps what unpacks layers. The key is the blob's digest. The result can unpack layers without
+// their parents if a can.
+func (f *Faults) Applier(a diff.Applier) diff.Applier {
+	w := &applier{f: f, a: a}
+	if d, ok := a.(snapshot.DetachedApplier); ok {
+		return &detachedApplier{applier: w, d: d}
+	}
+	return w
+}
+
+type detachedApplier struct {
+	*applier
+	d snapshot.DetachedApplier
+}
+
+func (w *detachedApplier) ApplyDetached(ctx context.Context, desc ocispecs.Descriptor, dir string, opts ...diff.ApplyOpt) (out ocispecs.Descriptor, err error) {
+	err = w.f.Call(ctx, OpApply, desc.Digest.String(), func() (err error) {
+		out, err = w.d.ApplyDetached(ctx, desc, dir, opts...)
+		return err
+	})
+	if err != nil {
+		return ocispecs.Descriptor{}, err
+	}
+	return out, nil
+}
 
 func (w *applier) Apply(ctx context.Context, desc ocispecs.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (out ocispecs.Descriptor, err error) {
 	err = w.f.Call(ctx, OpApply, desc.Digest.String(), func() (err error) {

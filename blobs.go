@@ -1,0 +1,101 @@
+package cache
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/metadata"
+)
+
+// Labels of blobs (spec VAR-1).
+const (
+	labelBlobMediaType  = "buildkit.io/blob/mediatype"
+	labelBlobAnnotation = "buildkit.io/blob/annotation."
+)
+
+// keptAnnotations are those of a descriptor that its blob remembers (spec VAR-2).
+var keptAnnotations = map[string]bool{
+	annotationUncompressed:                             true,
+	annotationTOC:                                      true,
+	"io.containers.estargz.uncompressed-size":          true,
+	"containerd.io/snapshot/overlaybd.localcommitpath": true,
+	"containerd.io/snapshot/overlaybd/blob-digest":     true,
+	"containerd.io/snapshot/overlaybd/blob-size":       true,
+	"containerd.io/snapshot/overlaybd/blob-fs-type":    true,
+}
+
+// linkBlob ties the blob of desc, which may be the record's own or another compression of it, to the record, whose
+// lease on variants lists it: its labels say what it is, and the two blobs refer to each other, so that
+// whoever keeps one keeps both (spec VAR-1). Both are local.
+func (m *manager) linkBlob(ctx context.Context, rec *graph.Record, id, own string, desc ocispecs.Descriptor) error {
+	info, err := m.opt.ContentStore.Info(ctx, desc.Digest)
+	if err == nil {
+		err = m.labelBlob(ctx, desc.Digest, variantLabels(info.Labels, own, desc))
+	}
+	if err == nil && desc.Digest.String() != own {
+		err = m.labelBlob(ctx, digest.Digest(own), map[string]string{labelBlobRef + desc.Digest.String(): desc.Digest.String()})
+	}
+	if err != nil {
+		return errors.Wrapf(err, "linking blob %s to record %q", desc.Digest, id)
+	}
+	m.g.InvalidateSize(rec)
+	return errors.Wrap(m.store.LaterInts(id, metadata.Int{Key: keySize, Value: sizeUnknown}), "noting that a size is unknown")
+}
+
+// leaseVariant makes sure that the record's lease on variants lists a blob. That lease is not flat: labels are
+// to be followed from what it lists.
+func (m *manager) leaseVariant(ctx context.Context, id, blob string) error {
+	lm, name := m.opt.LeaseManager, id+variantsSuffix
+	labels := map[string]string{labelStore: m.storeID, labelRecord: id}
+	if _, err := lm.Create(ctx, leases.WithID(name), leases.WithLabels(labels)); err != nil && !errdefs.IsAlreadyExists(err) {
+		return errors.Wrapf(err, "creating lease %q", name)
+	}
+	err := lm.AddResource(ctx, leases.Lease{ID: name}, contentResource(blob))
+	if errdefs.IsAlreadyExists(err) {
+		err = nil
+	}
+	return errors.Wrapf(err, "adding blob %s to lease %q", blob, name)
+}
+
+// variantLabels are what is to be added to a blob's labels: a reference to the record's own blob and, unless it has
+// a description already (quirk Q49), what its descriptor says.
+func variantLabels(have map[string]string, own string, desc ocispecs.Descriptor) map[string]string {
+	add := map[string]string{labelBlobRef + own: own}
+	for label := range have {
+		if label == labelBlobMediaType || strings.HasPrefix(label, labelBlobAnnotation) {
+			return add
+		}
+	}
+	if fitsLabel(labelBlobMediaType, desc.MediaType) {
+		add[labelBlobMediaType] = desc.MediaType
+	}
+	for k, v := range desc.Annotations {
+		if keptAnnotations[k] && fitsLabel(labelBlobAnnotation+k, v) {
+			add[labelBlobAnnotation+k] = v
+		}
+	}
+	return add
+}
+
+// fitsLabel tells whether the backend takes a label: containerd's limit is 4096 bytes for key and value.
+func fitsLabel(key, value string) bool { return value != "" && len(key)+len(value) <= 4096 }
+
+// labelBlob adds labels to a blob and leaves all others alone.
+func (m *manager) labelBlob(ctx context.Context, d digest.Digest, labels map[string]string) error {
+	var paths []string
+	for _, label := range slices.Sorted(maps.Keys(labels)) {
+		paths = append(paths, "labels."+label)
+	}
+	_, err := m.opt.ContentStore.Update(ctx, content.Info{Digest: d, Labels: labels}, paths...)
+	return errors.Wrapf(err, "labelling blob %s", d)
+}

@@ -1,0 +1,135 @@
+package cache
+
+import (
+	"maps"
+	"slices"
+
+	digest "github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/snapshot"
+)
+
+// Annotations of layer descriptors that the cache understands.
+const (
+	// annotationUncompressed holds the digest of the uncompressed layer, its diff ID.
+	annotationUncompressed = "containerd.io/uncompressed"
+	// annotationTOC holds the digest of an estargz layer's table of contents.
+	annotationTOC = "containerd.io/snapshot/stargz/toc.digest"
+)
+
+// layerBlob is a layer descriptor that was checked, and what it makes of a parent's address.
+type layerBlob struct {
+	desc ocispecs.Descriptor // a copy
+	// id is what the layer is compared by.
+	id graph.LayerID
+	// blobID is by which the layer enters a blob chain ID (spec MGR-18).
+	blobID digest.Digest
+	// chain and blobChain address the layer with all below it (spec MGR-19); see on.
+	chain, blobChain digest.Digest
+}
+
+// checkLayer makes a layerBlob of a descriptor that came from outside. Without a digest it is a layer without content
+// (spec MGR-16).
+func checkLayer(desc ocispecs.Descriptor, caps snapshot.Capabilities) (*layerBlob, error) {
+	if desc.Digest != "" {
+		if err := desc.Digest.Validate(); err != nil {
+			return nil, errors.Wrapf(errInvalid, "layer descriptor: digest %q: %v", desc.Digest, err)
+		}
+	}
+	if desc.Size < 0 {
+		return nil, errors.Wrapf(errInvalid, "layer descriptor %s: size %d", desc.Digest, desc.Size)
+	}
+	diffID, err := annotatedDigest(desc, annotationUncompressed)
+	if err != nil {
+		return nil, err
+	}
+	if diffID == "" {
+		return nil, errors.Wrapf(errInvalid, "layer descriptor %s: annotation %s is missing", desc.Digest, annotationUncompressed)
+	}
+	layer := diffID
+	if caps.TOCIdentity {
+		toc, err := annotatedDigest(desc, annotationTOC)
+		if err != nil {
+			return nil, err
+		}
+		if toc != "" {
+			layer = chainID(diffID, toc)
+		}
+	}
+	desc.MediaType = storable(desc.MediaType)
+	desc.Annotations = maps.Clone(desc.Annotations)
+	desc.URLs = slices.Clone(desc.URLs)
+	for i, u := range desc.URLs {
+		desc.URLs[i] = storable(u)
+	}
+	b := &layerBlob{desc: desc, blobID: chainID(desc.Digest, diffID)}
+	b.id = graph.LayerID{Digest: desc.Digest.String(), DiffID: diffID.String(), Identity: layer.String()}
+	b.chain, b.blobChain = layer, b.blobID
+	return b, nil
+}
+
+func annotatedDigest(desc ocispecs.Descriptor, key string) (digest.Digest, error) {
+	text, ok := desc.Annotations[key]
+	if !ok {
+		return "", nil
+	}
+	d, err := digest.Parse(text)
+	if err != nil {
+		return "", errors.Wrapf(errInvalid, "layer descriptor %s: annotation %s is %q: %v", desc.Digest, key, text, err)
+	}
+	return d, nil
+}
+
+// chainID joins two digests (spec MGR-20).
+func chainID(below, top digest.Digest) digest.Digest {
+	return identity.ChainID([]digest.Digest{below, top})
+}
+
+// on puts the layer on top of what is addressed by chain and blobChain.
+func (b *layerBlob) on(chain, blobChain string) {
+	b.chain = chainID(digest.Digest(chain), digest.Digest(b.id.Identity))
+	b.blobChain = chainID(digest.Digest(blobChain), b.blobID)
+}
+
+// row is what the record of the layer stores.
+func (b *layerBlob) row() *graph.Blob {
+	return &graph.Blob{
+		Digest: b.id.Digest, DiffID: b.id.DiffID, LayerIdentity: b.id.Identity,
+		ChainID: b.chain.String(), BlobChainID: b.blobChain.String(),
+		MediaType: b.desc.MediaType, URLs: b.desc.URLs, Size: b.desc.Size, Only: true,
+	}
+}
+
+// descriptorOf is the descriptor of a record's blob, as far as the row tells. Its size is 0 if unknown.
+func descriptorOf(b *graph.Blob) ocispecs.Descriptor {
+	desc := ocispecs.Descriptor{MediaType: b.MediaType, Digest: digest.Digest(b.Digest), URLs: slices.Clone(b.URLs)}
+	if b.Size > 0 {
+		desc.Size = b.Size
+	}
+	if b.DiffID != "" {
+		desc.Annotations = map[string]string{annotationUncompressed: b.DiffID}
+	}
+	return desc
+}
+
+// handledDescriptor is descriptorOf with the annotations that the layer's handler knows.
+func handledDescriptor(b *graph.Blob, dh *DescHandler) ocispecs.Descriptor {
+	desc := descriptorOf(b)
+	if dh == nil {
+		return desc
+	}
+	for k, v := range dh.Annotations {
+		if _, ours := desc.Annotations[k]; ours {
+			continue
+		}
+		if desc.Annotations == nil {
+			desc.Annotations = map[string]string{}
+		}
+		desc.Annotations[k] = v
+	}
+	return desc
+}
