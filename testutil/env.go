@@ -19,6 +19,7 @@ import (
 	"github.com/layercache/cache/local"
 	"github.com/layercache/cache/metadata"
 	"github.com/layercache/cache/snapshot"
+	"github.com/layercache/cache/snapshot/apply"
 	"github.com/layercache/cache/testutil/double"
 	"github.com/layercache/cache/testutil/fault"
 	"github.com/layercache/cache/testutil/need"
@@ -230,6 +231,7 @@ func (e *Env) doubleOpt() cache.ManagerOpt {
 	return cache.ManagerOpt{
 		Snapshotter:    snapshot.FromContainerdSnapshotter(e.Double.Name(), e.Double.Snapshotter(), nil),
 		ContentStore:   e.Double.ContentStore(),
+		Applier:        apply.New(e.Double.ContentStore()),
 		LeaseManager:   e.Double.LeaseManager(),
 		GarbageCollect: e.Double.GC,
 		Transactions:   &cache.Transactions{Update: e.Double.Update, Snapshots: e.cfg.join},
