@@ -50,6 +50,9 @@ type reverser interface {
 // never shows it: Stat below removes it.
 const labelFrom = "github.com/layercache/cache.committed-from"
 
+// labelRebased, beside labelFrom, says that the snapshot got its parent from the Commit. containerd never shows it either.
+const labelRebased = "github.com/layercache/cache.rebased"
+
 func newGuard(name string, s snapshots.Snapshotter, raw *bolt.DB) *guard {
 	g := &guard{Snapshotter: s, name: name, raw: raw}
 	g.mu.pending = map[string]struct{}{}
@@ -130,11 +133,18 @@ func (g *guard) clearOrphan(ctx context.Context, key string) (cleared bool, err 
 func (g *guard) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
 	reversible := g.reverser != nil
 	if reversible {
+		rebased, err := g.rebases(ctx, key, opts)
+		if err != nil {
+			return err
+		}
 		opts = append(opts[:len(opts):len(opts)], func(info *snapshots.Info) error {
 			if info.Labels == nil {
 				info.Labels = map[string]string{}
 			}
 			info.Labels[labelFrom] = key
+			if rebased {
+				info.Labels[labelRebased] = "true"
+			}
 			return nil
 		})
 	}
@@ -150,12 +160,29 @@ func (g *guard) Commit(ctx context.Context, name, key string, opts ...snapshots.
 	return err
 }
 
+// rebases tells whether a Commit of key with the options gives it a parent (snapshots.WithParent), which it has not got as
+// an active snapshot and must not have once the Commit is taken back.
+func (g *guard) rebases(ctx context.Context, key string, opts []snapshots.Opt) (bool, error) {
+	var wish snapshots.Info
+	for _, opt := range opts {
+		if err := opt(&wish); err != nil {
+			return false, err
+		}
+	}
+	if wish.Parent == "" {
+		return false, nil
+	}
+	info, err := g.Stat(ctx, key)
+	return err == nil && info.Parent == "", err
+}
+
 func (g *guard) Stat(ctx context.Context, key string) (info snapshots.Info, err error) {
 	err = g.healed(ctx, key, func() (err error) {
 		info, err = g.Snapshotter.Stat(ctx, key)
 		return err
 	})
 	delete(info.Labels, labelFrom)
+	delete(info.Labels, labelRebased)
 	return info, err
 }
 

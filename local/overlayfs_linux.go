@@ -62,7 +62,8 @@ func (s *reversibleOverlayfs) Cleanup(ctx context.Context) error {
 }
 
 // uncommit turns the committed snapshot name back into the active snapshot key. Nothing else may
-// refer to name. The snapshot's data is stored by a number, so that only rows change.
+// refer to name. The snapshot's data is stored by a number, so that only rows change. A parent that the Commit gave
+// it is taken away.
 func (s *reversibleOverlayfs) uncommit(ctx context.Context, name, key string) error {
 	_, t, err := s.store.TransactionContext(ctx, true)
 	if err != nil {
@@ -102,17 +103,30 @@ func uncommitRow(tx *bolt.Tx, name, key string) error {
 	if err := to.Put([]byte("kind"), []byte{byte(snapshots.KindActive)}); err != nil {
 		return errors.WithStack(err)
 	}
+	rebased := false
 	if labels := to.Bucket([]byte("labels")); labels != nil {
-		if err := labels.Delete([]byte(labelFrom)); err != nil {
+		rebased = labels.Get([]byte(labelRebased)) != nil
+		for _, label := range []string{labelFrom, labelRebased} {
+			if err := labels.Delete([]byte(label)); err != nil {
+				return errors.WithStack(err)
+			}
+		}
+	}
+	if rebased {
+		if err := to.Delete([]byte("parent")); err != nil {
 			return errors.WithStack(err)
 		}
 	}
 	if err := rows.DeleteBucket([]byte(name)); err != nil {
 		return errors.WithStack(err)
 	}
+	if rebased {
+		key = "" // no parent, no link
+	}
 	return renameChild(top.Bucket([]byte("parents")), name, key)
 }
 
+// renameChild changes what the link from a parent says, or removes the link if the child has no new name.
 func renameChild(parents *bolt.Bucket, name, key string) error {
 	if parents == nil {
 		return nil
@@ -125,7 +139,11 @@ func renameChild(parents *bolt.Bucket, name, key string) error {
 		}
 	}
 	for _, k := range links {
-		if err := parents.Put(k, []byte(key)); err != nil {
+		err := parents.Delete(k)
+		if err == nil && key != "" {
+			err = parents.Put(k, []byte(key))
+		}
+		if err != nil {
 			return errors.WithStack(err)
 		}
 	}
