@@ -54,8 +54,8 @@ func New(provider content.Provider, opts ...Option) *Applier {
 // mounted for the time of the call.
 //
 // Of the options, SyncFs returns only once the tree is on disk; Progress is called, from one goroutine at a
-// time and never after the return, with the number of the blob's bytes that have been read. Processors that the program registered for
-// other media types are used with their payloads.
+// time and never after the return, with the number of the blob's bytes that have been read. Media types that are not a layer's are an invalid argument,
+// unless there are payloads for the processors which the program registered for them (containerd's diff.RegisterProcessor).
 //
 // Errors of category invalid argument are the layer's or the mounts' fault, permission denied means that the
 // process lacks a right. After any error the mounts hold garbage.

@@ -114,3 +114,25 @@ func TestLayersOnOverlay(t *testing.T) {
 		})
 	}
 }
+
+// TestHostileOnOverlay: the verdicts on an overlay are those on a plain directory, whether the layer was tried detached, needed its
+// parent, or went through a mount at once (fault 42, fault 43).
+func TestHostileOnOverlay(t *testing.T) {
+	need.Overlay(t)
+	for _, c := range hostileCases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Run("fresh", func(t *testing.T) {
+				c.run(t, func(t *testing.T, base []tree.Entry) []mount.Mount { return newOverlay(t, base).mounts() }, withMounts)
+			})
+			t.Run("through the mount", func(t *testing.T) {
+				c.run(t, func(t *testing.T, base []tree.Entry) []mount.Mount {
+					lm := snapshot.LocalMounterWithMounts(newOverlay(t, base).mounts())
+					dir, err := lm.Mount()
+					require.NoError(t, err)
+					t.Cleanup(func() { require.NoError(t, lm.Unmount()) })
+					return bind(dir)
+				}, readPlain)
+			})
+		})
+	}
+}

@@ -62,30 +62,41 @@ func (j *job) open(ctx context.Context) (_ *stream, err error) {
 		src = &progressReader{Reader: src, job: j}
 		s.closers = append(s.closers, func() error { j.report(j.reported); return nil })
 	}
-	// Whatever reads is told to stop before its goroutine is waited for.
-	stop := func() error { cancel(); return nil }
+	s.closers = append(s.closers, func() error { cancel(); return nil })
+	if src, err = s.process(readerCtx, j, src); err != nil {
+		return nil, err
+	}
+	if s.archive, err = decompress.New(readerCtx, src); err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, func() error {
+		cancel() // whatever reads is told to stop before its goroutine is waited for
+		return s.archive.Close()
+	})
+	return s, nil
+}
 
+// process makes a plain layer of a blob of another media type, by the processors that the program registered with containerd's
+// package diff. They are asked only if the caller has payloads for them: containerd's own processor, which claims
+// more types than it knows, starts programs to decompress.
+func (s *stream) process(ctx context.Context, j *job, src io.Reader) (io.Reader, error) {
 	mediaType := j.desc.MediaType
 	for step := 0; !plainTypes[mediaType]; step++ {
-		const most = 16 // processors could hand a stream round in circles
-		p, perr := diff.GetProcessor(readerCtx, diff.NewProcessorChain(mediaType, src), j.config.ProcessorPayloads)
-		if errors.Is(perr, diff.ErrNoProcessor) || step == most {
-			s.closers = append(s.closers, stop)
+		const most = 16 // they could hand a stream round in circles
+		if len(j.config.ProcessorPayloads) == 0 || step == most {
 			return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "media type %q is not that of a layer", mediaType)
-		} else if perr != nil {
-			s.closers = append(s.closers, stop)
-			return nil, errors.Wrapf(perr, "processing media type %q", mediaType)
+		}
+		p, err := diff.GetProcessor(ctx, diff.NewProcessorChain(mediaType, src), j.config.ProcessorPayloads)
+		if errors.Is(err, diff.ErrNoProcessor) {
+			return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "media type %q is not that of a layer, and no processor knows it", mediaType)
+		} else if err != nil {
+			return nil, errors.Wrapf(err, "processing media type %q", mediaType)
 		}
 		s.processors = append(s.processors, p)
 		s.closers = append(s.closers, p.Close)
 		src, mediaType = p, p.MediaType()
 	}
-	s.archive, err = decompress.New(readerCtx, src)
-	if err == nil {
-		s.closers = append(s.closers, s.archive.Close)
-	}
-	s.closers = append(s.closers, stop)
-	return s, err
+	return src, nil
 }
 
 func (s *stream) Read(p []byte) (int, error) {
