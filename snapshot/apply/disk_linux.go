@@ -3,7 +3,9 @@ package apply
 import (
 	"context"
 	"os"
+	"syscall"
 
+	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
 )
@@ -32,7 +34,16 @@ func openDisk(path string) (*disk, error) {
 
 func syncfs(f *os.File) error { return unix.Syncfs(int(f.Fd())) }
 
-// sync writes everything of the filesystem. The system cannot be told to stop.
-func (d *disk) sync(context.Context) error { return errors.WithStack(d.syncfs(d.dir)) }
+// sync writes everything of the filesystem. The system cannot be told to stop. An error of the disk, after which the kernel has
+// given up what it could not write, is errdefs' "data loss".
+func (d *disk) sync(context.Context) error {
+	err := d.syncfs(d.dir)
+	for _, lost := range []syscall.Errno{unix.EIO, unix.ENOSPC, unix.EDQUOT} {
+		if errors.Is(err, lost) {
+			return categorized(errdefs.ErrDataLoss, err)
+		}
+	}
+	return errors.WithStack(err)
+}
 
 func (d *disk) close() { _ = d.dir.Close() } // opened for reading: nothing can get lost
