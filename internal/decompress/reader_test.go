@@ -248,7 +248,8 @@ func FuzzNew(f *testing.F) {
 	data := []byte("some content, some content, some content")
 	for _, seed := range [][]byte{
 		nil, data, gz(f, data), zst(f, data), gz(f, data)[:9], zst(f, data)[:9], append(gz(f, data), gz(f, data)...),
-		append(skippable("x"), zst(f, data)...), {0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
+		append(skippable("x"), zst(f, data)...),
+		{0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
 	} {
 		f.Add(seed)
 	}

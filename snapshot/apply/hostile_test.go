@@ -42,6 +42,7 @@ type hostileCase struct {
 }
 
 func file(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644} }
+
 func dir(name string) tar.Header {
 	return tar.Header{Name: name + "/", Typeflag: tar.TypeDir, Mode: 0o755}
 }

@@ -5,7 +5,10 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 
 	"github.com/layercache/cache/snapshot"
@@ -135,4 +138,45 @@ func TestHostileOnOverlay(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestTakesWhatIsThere: an upper directory that is not empty is written to through the mount, and keeps what it has, even if
+// the layer would need its parent; ApplyDetached refuses it.
+func TestTakesWhatIsThere(t *testing.T) {
+	need.Overlay(t)
+	o := newOverlay(t, []tree.Entry{tree.File("low", "x"), tree.File("d/low", "x")})
+	withMounts(t, o.mounts(), func(dir string) {
+		testutil.WriteTree(t, dir, tree.File("mine", "y"), tree.File("d/mine", "y"))
+	})
+	store := &blobs{}
+	desc := store.put(pack(t, tree.Whiteout("low"), tree.File("d/new", "z")), layerType)
+	_, err := apply.New(store).ApplyDetached(t.Context(), desc, o.upper)
+	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
+	_, err = apply.New(store).ApplyDetached(t.Context(), desc, filepath.Join(o.upper, "absent"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	_, err = apply.New(store).Apply(t.Context(), desc, o.mounts(), diff.WithSyncFs(true))
+	require.NoError(t, err)
+	withMounts(t, o.asLower(), func(dir string) {
+		testutil.RequireTree(t, dir, tree.File("mine", "y"), tree.File("d/mine", "y"), tree.File("d/low", "x"), tree.File("d/new", "z"))
+	})
+}
+
+// TestReadsAgain: a layer that turns out to need its parent is read once more, with Progress going on from where it was, and what
+// had been written without the parent is gone (design 6).
+func TestReadsAgain(t *testing.T) {
+	need.Overlay(t)
+	o := newOverlay(t, []tree.Entry{tree.Dir("d", tree.Mode(0o700)), tree.File("gone", "x")})
+	store := &blobs{}
+	archive := pack(t, tree.Whiteout("gone"), tree.File("big", mebibyte), tree.File("d/f", "y"))
+	desc := store.put(archive, layerType)
+	var seen []int64
+	got, err := apply.New(store).Apply(t.Context(), desc, o.mounts(), diff.WithProgress(func(_ ocispecs.Descriptor, n int64) { seen = append(seen, n) }))
+	require.NoError(t, err)
+	requireDiffID(t, archive, got)
+	require.IsNonDecreasing(t, seen)
+	require.Equal(t, desc.Size, seen[len(seen)-1])
+	withMounts(t, o.asLower(), func(dir string) {
+		testutil.RequireTree(t, dir, tree.File("big", mebibyte), tree.Dir("d", tree.Mode(0o700)), tree.File("d/f", "y"))
+	})
+	require.Zero(t, store.open)
 }
