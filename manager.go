@@ -381,9 +381,14 @@ func (m *manager) newActive(ctx context.Context, parent *graph.Record, src sourc
 		b.kind, b.parents, b.parentID, b.parentSnapshot = graph.Layer, []*graph.Record{parent}, st.Imm, st.ImmSnapshot
 		b.snapshotOpts = m.caps.WritableOpts() // spec MGR-5
 	}
-	rec, err := m.stage(ctx, b)
-	if parent != nil && errdefs.IsNotFound(err) && m.restored(ctx, parent, src) {
+	var rec *graph.Record
+	stage := func(ctx context.Context) (err error) {
 		rec, err = m.stage(ctx, b)
+		return err
+	}
+	err := m.withRemoteLabels(ctx, parent, src, stage)
+	if parent != nil && errdefs.IsNotFound(err) && m.restored(ctx, parent, src) {
+		err = m.withRemoteLabels(ctx, parent, src, stage)
 	}
 	if err != nil {
 		return nil, errors.Wrapf(err, "making record %q", id)

@@ -67,21 +67,47 @@ func (m *manager) extractPinned(ctx context.Context, rec *graph.Record, src sour
 		return errNotFound
 	}
 	defer m.unlink(context.WithoutCancel(ctx), rec)
+	return m.withRemoteLabels(ctx, rec, src, func(ctx context.Context) error { return m.extract(ctx, rec, src) })
+}
+
+// extract is materialize for the one who does it.
+func (m *manager) extract(ctx context.Context, rec *graph.Record, src source) error {
 	st := m.g.Status(rec)
 	if st.State != graph.Lazy {
 		return nil // another execution ended just before
 	}
-	exists, err := m.snapshotExists(ctx, st.ImmSnapshot)
-	if err != nil {
-		return errors.Wrapf(err, "record %q", st.Imm)
+	found, err := m.findSnapshot(ctx, rec, st)
+	if found || err != nil {
+		return err
 	}
-	if exists {
-		return m.publishExtracted(ctx, rec)
+	if m.caps.RemoteSnapshots && !src.below {
+		if err := m.prepareRemote(ctx, rec, src); err != nil { // extracting as usual will do (spec EXT-2)
+			log.G(ctx).WithError(err).WithField("record", st.Imm).Warn("layer cache: the snapshotter did not provide a layer by itself")
+		}
+		if found, err := m.findSnapshot(ctx, rec, st); found || err != nil {
+			return err
+		}
 	}
 	if k := rec.Kind(); k != graph.Layer && k != graph.BaseLayer {
 		return errors.Wrapf(ErrNotExtracted, "%s %q", k, st.Imm)
 	}
 	return m.extractLayer(ctx, rec, st, src)
+}
+
+// findSnapshot looks whether the snapshot is there already, and then publishes it. A remote one does not make
+// the record any less lazy: its data are still elsewhere (spec REC-5).
+func (m *manager) findSnapshot(ctx context.Context, rec *graph.Record, st graph.Status) (bool, error) {
+	info, err := m.opt.Snapshotter.Stat(ctx, st.ImmSnapshot)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, errors.Wrapf(err, "looking for the snapshot of record %q", st.Imm)
+	}
+	if _, remote := info.Labels[snapshot.LabelRemote]; remote {
+		return true, invariant.NoError(m.g.Materialize(rec))
+	}
+	return true, m.publishExtracted(ctx, rec)
 }
 
 func (m *manager) snapshotExists(ctx context.Context, id string) (bool, error) {
@@ -168,7 +194,9 @@ func (m *manager) extractLayer(ctx context.Context, rec *graph.Record, st graph.
 	}()
 	g, gctx := errgroup.WithContext(ctx)
 	if x.parent != nil {
-		g.Go(func() error { return m.materialize(gctx, x.parent, src) })
+		below := src
+		below.below = true
+		g.Go(func() error { return m.materialize(gctx, x.parent, below) })
 	}
 	g.Go(func() error { return x.fetchAndUnpack(gctx) })
 	if err := g.Wait(); err != nil {
@@ -289,12 +317,18 @@ func (x *extraction) drop(ctx context.Context) {
 // collect has the backend remove what drop left (spec EXT-9).
 func (x *extraction) collect(ctx context.Context) {
 	x.drop(ctx)
-	gc := x.m.opt.GarbageCollect
-	if !x.garbage || gc == nil {
+	if x.garbage {
+		x.m.collectGarbage(ctx)
+	}
+}
+
+// collectGarbage has the backend remove what no lease protects any more, now rather than some time.
+func (m *manager) collectGarbage(ctx context.Context) {
+	if m.opt.GarbageCollect == nil {
 		return
 	}
-	if _, err := gc(context.WithoutCancel(ctx)); err != nil {
-		log.G(ctx).WithError(err).Warn("layer cache: what a failed extraction left is not collected yet")
+	if _, err := m.opt.GarbageCollect(context.WithoutCancel(ctx)); err != nil {
+		log.G(ctx).WithError(err).Warn("layer cache: what an extraction left is not collected yet")
 	}
 }
 

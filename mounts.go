@@ -98,7 +98,7 @@ func (m *manager) mountImmutable(ctx context.Context, rec *graph.Record, readonl
 		if err := m.materialize(ctx, rec, src); err != nil {
 			return nil, err
 		}
-		mountable, err := m.mountReady(ctx, rec, readonly)
+		mountable, err := m.mountReady(ctx, rec, readonly, src)
 		switch {
 		case errors.Is(err, errLazyAgain): // somebody noticed a loss in between
 		case errdefs.IsNotFound(err) && !retried && m.restored(ctx, rec, src):
@@ -112,7 +112,7 @@ func (m *manager) mountImmutable(ctx context.Context, rec *graph.Record, readonl
 // errLazyAgain says that a record is to be extracted first.
 var errLazyAgain = errors.New("the record is lazy")
 
-func (m *manager) mountReady(ctx context.Context, rec *graph.Record, readonly bool) (snapshot.Mountable, error) {
+func (m *manager) mountReady(ctx context.Context, rec *graph.Record, readonly bool, src source) (snapshot.Mountable, error) {
 	leave, err := m.enter(ctx, rec)
 	if err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func (m *manager) mountReady(ctx context.Context, rec *graph.Record, readonly bo
 	case graph.Lazy:
 		return nil, errLazyAgain
 	case graph.Sealed:
-		shared, err := m.sharedInSlot(ctx, rec, st.MutSnapshot)
+		shared, err := m.sharedInSlot(ctx, rec, st.MutSnapshot, src)
 		if err != nil {
 			return nil, err
 		}
@@ -138,7 +138,11 @@ func (m *manager) mountReady(ctx context.Context, rec *graph.Record, readonly bo
 	if e, ok := m.mounts.get(rec); ok {
 		return e.view, nil
 	}
-	view, err := m.view(ctx, st)
+	var view snapshot.Mountable
+	err = m.withRemoteLabels(ctx, rec, src, func(ctx context.Context) (err error) { // spec MNT-8
+		view, err = m.view(ctx, st)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -148,11 +152,19 @@ func (m *manager) mountReady(ctx context.Context, rec *graph.Record, readonly bo
 }
 
 // sharedInSlot returns how the active snapshot of a record is mounted. The caller is in the record's slot.
-func (m *manager) sharedInSlot(ctx context.Context, rec *graph.Record, key string) (*sharable, error) {
+func (m *manager) sharedInSlot(ctx context.Context, rec *graph.Record, key string, src source) (*sharable, error) {
 	if e, ok := m.mounts.get(rec); ok {
 		return e.shared, nil
 	}
-	mountable, err := m.opt.Snapshotter.Mounts(ctx, key)
+	var below *graph.Record
+	if rec.Kind() == graph.Layer {
+		below = rec.Parents()[0]
+	}
+	var mountable snapshot.Mountable
+	err := m.withRemoteLabels(ctx, below, src, func(ctx context.Context) (err error) { // spec MNT-8
+		mountable, err = m.opt.Snapshotter.Mounts(ctx, key)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -224,8 +236,8 @@ func (m *manager) dropMounts(ctx context.Context, rec *graph.Record) error {
 
 // Mount returns the snapshot that is being written, to write to or to look at (spec MNT-5). All its users
 // share one mount; see sharable.
-func (r *mutableRef) Mount(ctx context.Context, readonly bool, _ session.Group) (snapshot.Mountable, error) {
-	mountable, err := r.mount(ctx, readonly)
+func (r *mutableRef) Mount(ctx context.Context, readonly bool, s session.Group) (snapshot.Mountable, error) {
+	mountable, err := r.mount(ctx, readonly, s)
 	if err != nil {
 		return nil, errors.Wrapf(err, "mounting record %q", r.id)
 	}
@@ -235,7 +247,7 @@ func (r *mutableRef) Mount(ctx context.Context, readonly bool, _ session.Group) 
 	return mountable, nil
 }
 
-func (r *mutableRef) mount(ctx context.Context, readonly bool) (_ snapshot.Mountable, err error) {
+func (r *mutableRef) mount(ctx context.Context, readonly bool, s session.Group) (_ snapshot.Mountable, err error) {
 	m := r.m
 	if err := m.life.begin(); err != nil {
 		return nil, err
@@ -256,7 +268,7 @@ func (r *mutableRef) mount(ctx context.Context, readonly bool) (_ snapshot.Mount
 			return nil, err
 		}
 	}
-	shared, err := m.sharedInSlot(ctx, r.rec, m.g.Status(r.rec).MutSnapshot)
+	shared, err := m.sharedInSlot(ctx, r.rec, m.g.Status(r.rec).MutSnapshot, source{handlers: r.handlers, session: s})
 	if err != nil {
 		return nil, err
 	}

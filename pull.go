@@ -23,6 +23,8 @@ type source struct {
 	handlers DescHandlers
 	session  session.Group
 	progress progress.Controller
+	// below says that the record is only needed for one that lies on it.
+	below bool
 }
 
 const (

@@ -33,6 +33,7 @@ type Option func(*config)
 
 type config struct {
 	doubles     bool
+	doubleName  string
 	join        bool
 	snapshotter string
 	separate    bool
@@ -47,6 +48,12 @@ type config struct {
 // Doubles puts the cache on an in-memory backend with the lock order of the native snapshotter. Only
 // the records' database and the snapshots' trees are on disk.
 func Doubles() Option { return func(c *config) { c.doubles = true } }
+
+// DoublesNamed is Doubles with a snapshotter of another name, which decides what the cache takes it to be
+// capable of.
+func DoublesNamed(name string) Option {
+	return func(c *config) { c.doubles, c.doubleName = true, name }
+}
 
 // JoinedDoubles is Doubles with snapshot calls that share transactions with lease calls, as those of
 // overlayfs do in package local.
@@ -128,6 +135,9 @@ func New(t testing.TB, opts ...Option) *Env {
 		dopts := []double.Option{double.WithDir(trees), double.WithClock(e.Clock.Now)}
 		if e.cfg.join {
 			dopts = append(dopts, double.WithJoin())
+		}
+		if e.cfg.doubleName != "" {
+			dopts = append(dopts, double.WithName(e.cfg.doubleName))
 		}
 		e.Double = double.New(dopts...)
 	}
