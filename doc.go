@@ -43,6 +43,9 @@
 // record; to delete, the row's mark before the leases before the row. Use counts and measured sizes are
 // written some seconds later and may be lost.
 //
+// A crash of the machine may cost the bytes of layers that were written less than a minute before, unless
+// ManagerOpt.Sync is set. Their records are dropped by the next NewManager, or extracted again, and never served.
+//
 // # Files
 //
 // The metadata store has BuildKit's format: a cache that BuildKit v0.34 made opens as it is, and

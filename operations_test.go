@@ -179,6 +179,7 @@ var operations = map[string]operation{
 	"flush":   {arrange: useAll, do: flush, uses: true, states: []string{"", "leaf ready uses=2, pair sealed uses=2"}},
 	"close":   {arrange: useAll, do: tryClose, crash: true, uses: true, states: []string{"", "leaf ready uses=2, pair sealed uses=2"}},
 	"open":    {arrange: closed, do: tryOpen, crash: true, states: []string{""}},
+	"reboot":  {arrange: unsynced, do: tryOpen, crash: true, states: []string{"lost gone, lost child gone, lost mount gone, lost pair gone"}},
 	"recover": {arrange: mess, do: tryOpen, crash: true, states: []string{"broken gone, half ready, used gone"}},
 }
 
@@ -295,5 +296,22 @@ func mess(s *scene) {
 		"layercache.io/store": storeID, "layercache.io/record": "orphan",
 	}))
 	require.NoError(s.t, err)
+	s.env.Crash()
+}
+
+// unsynced leaves records that were not on disk when the machine went down, and drops the cache.
+func unsynced(s *scene) {
+	lost := s.finalized("lost", s.held, cache.CachePolicyRetain)
+	s.finalized("lost child", lost)
+	s.sealed("lost pair", cache.CachePolicyRetain)
+	require.NoError(s.t, s.active("lost mount", cache.CachePolicyRetain).Release(ctx))
+	for _, name := range []string{"lost", "lost pair", "lost mount"} { // the child may have been flushed
+		for _, id := range []string{s.names[name].Mut, s.names[name].Imm} {
+			if id != "" {
+				editRow(s.t, s.env, id, map[string]any{keyUnsynced: "another boot"})
+			}
+		}
+	}
+	editRow(s.t, s.env, s.names["lost child"].Imm, map[string]any{keyUnsynced: nil})
 	s.env.Crash()
 }

@@ -91,7 +91,7 @@ func (w written) requireGone(t *testing.T, env *testutil.Env) {
 	}
 }
 
-// Design section 5, scenario S-27: a crash of the process alone costs nothing, since the kernel still has every byte.
+// Design section 5: a crash of the process alone costs nothing, since the kernel still has every byte.
 func TestCrashOfTheProcessKeepsWhatIsNotSynced(t *testing.T) {
 	eachBackend(t, func(t *testing.T, env *testutil.Env) {
 		w := write(t, env, nil)
