@@ -47,7 +47,7 @@ const (
 	jobCreate = "(create)" // opens an empty directory
 )
 
-// Fault 29, fault 23, scenario S-27, spec INIT-1, INIT-2, INIT-5, INIT-6, INIT-10, INIT-11, INIT-12, META-10: a process is killed at each
+// Fault 29, spec INIT-1, INIT-2, INIT-5, INIT-6, INIT-10, INIT-11, INIT-12, META-10: a process is killed at each
 // fault point of each operation, of Close, of what is written behind, and of opening what such a
 // process left. The next one finds everything that was there before, the operation's effect whole or
 // not at all, and nothing that cannot be pruned.

@@ -177,8 +177,13 @@ func TestPruneChannel(t *testing.T) {
 	short, cancel := context.WithCancel(ctx)
 	go func() { done <- env.Manager.Prune(short, ch, usage.PruneInfo{}) }()
 	<-ch
+	layer := finalized(t, env, nil, nil) // the consumer reads no more, and nobody has to wait for it
+	release(t, get(t, env, layer.ID()))
+	requireUsage(t, env, 1, 0)
+	release(t, layer)
 	cancel()
 	require.ErrorIs(t, <-done, context.Canceled, "spec PRN-17")
+	prune(t, env, usage.PruneInfo{Filter: []string{"id==" + layer.ID()}})
 	require.NoError(t, env.Manager.Prune(ctx, nil), "PRN-16: no channel; PRN-1: no policy")
 	requireUsage(t, env, 0, 0)
 }
