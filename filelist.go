@@ -41,7 +41,7 @@ func (r *immutableRef) FileList(ctx context.Context, s session.Group) ([]string,
 	if names, ok := r.keptFileList(); ok {
 		return names, nil
 	}
-	names, err := m.listings.Do(ctx, r.rec, func(ctx context.Context) ([]string, error) {
+	names, err := together(ctx, &m.listings, r.rec, func(ctx context.Context) ([]string, error) {
 		return m.listFiles(ctx, r, st, s)
 	})
 	if err != nil {

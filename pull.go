@@ -52,7 +52,7 @@ func (m *manager) pull(ctx context.Context, c *graph.Candidate, src source) erro
 	}
 	desc := handledDescriptor(c.Blob, dh)
 	start := m.eventStart()
-	leased, err := m.pulls.Do(ctx, d, func(ctx context.Context) (string, error) {
+	leased, err := together(ctx, &m.pulls, d, func(ctx context.Context) (string, error) {
 		return c.ID, m.fetch(ctx, c.ID, desc, dh, src.session)
 	})
 	m.observe(Event{Kind: EventPull, ID: c.ID, Size: desc.Size, Err: err}, start)
