@@ -106,15 +106,22 @@ func (d *disk) publish(ref string, dgst digest.Digest) bool {
 		return false
 	}
 	delete(d.writes, ref)
+	d.stored = true
 	if _, ok := d.blobs[dgst]; !ok {
 		d.blobs[dgst] = w.data
 	}
 	return true
 }
 
+// sweepContent removes all blobs and ingests but those given. It does nothing before the first blob was
+// stored: containerd's content store has no directory of blobs by then, so that the walk through it fails
+// before ingests have their turn, which containerd logs and forgets.
 func (d *disk) sweepContent(blobs, refs map[string]bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if !d.stored {
+		return
+	}
 	for dgst := range d.blobs {
 		if !blobs[dgst.String()] {
 			delete(d.blobs, dgst)

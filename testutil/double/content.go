@@ -97,6 +97,7 @@ func (cs *contentStore) Delete(ctx context.Context, dgst digest.Digest) error {
 		}
 		tx.blobs.del(dgst.String())
 		tx.unholdFor(ctx, typeContent, dgst.String())
+		tx.b.contDirty = true
 		return nil
 	})
 }
@@ -193,7 +194,9 @@ func (cs *contentStore) Writer(ctx context.Context, opts ...content.WriterOpt) (
 
 		e, _ := tx.ingests.get(asked.Ref)
 		if e.backendRef == "" {
-			e.backendRef = cs.disk.key(asked.Ref)
+			// Not a new key as for a snapshot: containerd numbers ingests per ref and starts over when the
+			// entry goes, so an ingest whose bytes outlived its entry is taken up again.
+			e.backendRef = asked.Ref
 		}
 		leased, err := tx.holdFor(ctx, typeIngests, asked.Ref)
 		if err != nil {

@@ -154,6 +154,19 @@ func genResource(t *rapid.T) leases.Resource {
 	return leases.Resource{Type: kind, ID: id}
 }
 
+func createLease(id string, labels map[string]string) step {
+	return func(ctx context.Context, b *backend) string {
+		_, err := b.lm.Create(ctx, leases.WithID(id), leases.WithLabels(labels))
+		return "create " + class(err)
+	}
+}
+
+func deleteLease(id string) step {
+	return func(ctx context.Context, b *backend) string {
+		return "delete " + class(b.lm.Delete(ctx, leases.Lease{ID: id}))
+	}
+}
+
 func genLease(t *rapid.T) step {
 	id := rapid.SampledFrom(keys).Draw(t, "lease")
 	l := leases.Lease{ID: id}
@@ -170,12 +183,9 @@ func genLease(t *rapid.T) step {
 				time.Now().Add(-time.Hour).Format(time.RFC3339), time.Now().Add(time.Hour).Format(time.RFC3339), "never",
 			}).Draw(t, "when")
 		}
-		return func(ctx context.Context, b *backend) string {
-			_, err := b.lm.Create(ctx, leases.WithID(id), leases.WithLabels(labels))
-			return "create " + class(err)
-		}
+		return createLease(id, labels)
 	case 1:
-		return func(ctx context.Context, b *backend) string { return "delete " + class(b.lm.Delete(ctx, l)) }
+		return deleteLease(id)
 	case 2:
 		r := genResource(t)
 		return func(ctx context.Context, b *backend) string {
@@ -229,6 +239,34 @@ func genSnapshot(t *rapid.T) step {
 	}
 }
 
+// write writes text under a ref, unless an earlier writer left something there, and commits or keeps it. The
+// descriptor says what the writer is told that it will get.
+func write(ref, text string, desc ocispecs.Descriptor, commit bool, labels map[string]string) step {
+	return func(ctx context.Context, b *backend) string {
+		w, err := b.cs.Writer(ctx, content.WithRef(ref), content.WithDescriptor(desc))
+		if err != nil {
+			return "writer " + class(err)
+		}
+		st, serr := w.Status()
+		if st.Offset == 0 {
+			_, err = w.Write([]byte(text))
+		}
+		end := w.Close
+		if commit {
+			end = func() error {
+				return w.Commit(ctx, int64(len(text)), digest.FromString(text), content.WithLabels(labels))
+			}
+		}
+		return fmt.Sprintf("write %d %s %s %s", st.Offset, class(serr), class(err), class(end()))
+	}
+}
+
+func deleteBlob(text string) step {
+	return func(ctx context.Context, b *backend) string {
+		return "delete " + class(b.cs.Delete(ctx, digest.FromString(text)))
+	}
+}
+
 func genContent(t *rapid.T) step {
 	text := rapid.SampledFrom(keys).Draw(t, "text")
 	dgst := digest.FromString(text)
@@ -237,27 +275,13 @@ func genContent(t *rapid.T) step {
 		ref := rapid.SampledFrom(keys).Draw(t, "ref")
 		commit, named := rapid.Bool().Draw(t, "commit"), rapid.Bool().Draw(t, "named")
 		labels := genLabels(t)
-		return func(ctx context.Context, b *backend) string {
-			opts := []content.WriterOpt{content.WithRef(ref)}
-			if named {
-				opts = append(opts, content.WithDescriptor(ocispecs.Descriptor{Digest: dgst, Size: int64(len(text))}))
-			}
-			w, err := b.cs.Writer(ctx, opts...)
-			if err != nil {
-				return "writer " + class(err)
-			}
-			st, serr := w.Status()
-			if st.Offset == 0 {
-				_, err = w.Write([]byte(text))
-			}
-			if commit {
-				return fmt.Sprintf("write %d %s %s %s", st.Offset, class(serr), class(err),
-					class(w.Commit(ctx, int64(len(text)), dgst, content.WithLabels(labels))))
-			}
-			return fmt.Sprintf("write %d %s %s %s", st.Offset, class(serr), class(err), class(w.Close()))
+		var desc ocispecs.Descriptor
+		if named {
+			desc = ocispecs.Descriptor{Digest: dgst, Size: int64(len(text))}
 		}
+		return write(ref, text, desc, commit, labels)
 	case 2:
-		return func(ctx context.Context, b *backend) string { return "delete " + class(b.cs.Delete(ctx, dgst)) }
+		return deleteBlob(text)
 	case 3:
 		ref := rapid.SampledFrom(keys).Draw(t, "ref")
 		return func(ctx context.Context, b *backend) string { return "abort " + class(b.cs.Abort(ctx, ref)) }
@@ -312,15 +336,51 @@ func genStep(t *rapid.T) step {
 	case 8:
 		s = genTransaction(t)
 	default:
-		return func(ctx context.Context, b *backend) string {
-			_, err := b.gc(ctx)
-			return "gc " + class(err)
-		}
+		return collect
 	}
 	if lease := rapid.SampledFrom([]string{"", "a", "b", "c"}).Draw(t, "in lease"); lease != "" {
-		return func(ctx context.Context, b *backend) string { return s(leases.WithLease(ctx, lease), b) }
+		return inLease(lease, s)
 	}
 	return s
+}
+
+func collect(ctx context.Context, b *backend) string {
+	_, err := b.gc(ctx)
+	return "gc " + class(err)
+}
+
+func inLease(id string, s step) step {
+	return func(ctx context.Context, b *backend) string { return s(leases.WithLease(ctx, id), b) }
+}
+
+// pair is the double and containerd, side by side.
+type pair struct {
+	ctx        context.Context
+	fake, peer *backend
+	ran        int
+}
+
+func newPair(t require.TestingT, dir string) *pair {
+	require.NoError(t, mkdirs(dir, "double", "real"))
+	p := &pair{
+		ctx:  namespaces.WithNamespace(context.Background(), "test"),
+		fake: newDouble(filepath.Join(dir, "double")), peer: newReal(t, filepath.Join(dir, "real")),
+	}
+	for _, b := range []*backend{p.fake, p.peer} {
+		// Until the first snapshot, containerd fails a commit one step earlier, before it touches the lease.
+		_, err := b.sn.Prepare(p.ctx, "first", "")
+		require.NoError(t, err)
+	}
+	return p
+}
+
+// run makes one call on both and returns its outcome, on which they must agree.
+func (p *pair) run(t require.TestingT, s step) string {
+	want, got := s(p.ctx, p.peer), s(p.ctx, p.fake)
+	require.Equal(t, want, got, "step %d", p.ran)
+	require.Equal(t, p.peer.dump(p.ctx), p.fake.dump(p.ctx), "state after step %d (%s)", p.ran, want)
+	p.ran++
+	return want
 }
 
 // TestAgainstContainerd runs random scripts of lease, snapshot, content and transaction calls with
@@ -331,22 +391,49 @@ func TestAgainstContainerd(t *testing.T) {
 	runs := 0
 	rapid.Check(t, func(t *rapid.T) {
 		runs++
-		sub := filepath.Join(dir, fmt.Sprint(runs))
-		require.NoError(t, mkdirs(sub, "double", "real"))
-		fake, peer := newDouble(filepath.Join(sub, "double")), newReal(t, filepath.Join(sub, "real"))
-		defer peer.close()
-		ctx := namespaces.WithNamespace(context.Background(), "test")
-		for _, b := range []*backend{fake, peer} {
-			// Until the first snapshot, containerd fails a commit one step earlier, before it touches the lease.
-			_, err := b.sn.Prepare(ctx, "first", "")
-			require.NoError(t, err)
-		}
-		n := rapid.IntRange(1, 40).Draw(t, "steps")
-		for i := range n {
-			s := genStep(t)
-			want, got := s(ctx, peer), s(ctx, fake)
-			require.Equal(t, want, got, "step %d", i)
-			require.Equal(t, peer.dump(ctx), fake.dump(ctx), "state after step %d (%s)", i, want)
+		p := newPair(t, filepath.Join(dir, fmt.Sprint(runs)))
+		defer p.peer.close()
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			p.run(t, genStep(t))
 		}
 	})
+}
+
+// TestAgainstContainerdLeftIngest: what was written under a ref outlives the ingest when garbage collection
+// does not look at content, be it that no blob was ever stored or that no entry went, and the next writer of
+// the ref resumes it.
+func TestAgainstContainerdLeftIngest(t *testing.T) {
+	p := newPair(t, t.TempDir())
+	t.Cleanup(p.peer.close)
+	var none ocispecs.Descriptor
+	for i, call := range []struct {
+		step step
+		want string
+	}{
+		{createLease("a", nil), "create ok"},
+		{createLease("b", nil), "create ok"},
+		{inLease("b", write("r", "x", none, false, nil)), "write 0 ok ok ok"},
+		{deleteLease("b"), "delete ok"},
+		{collect, "gc ok"}, // the ingest goes, its bytes do not: there is no blob
+		{write("r", "y", none, true, nil), "write 1 ok ok precondition"},
+
+		{createLease("b", nil), "create ok"},
+		{inLease("b", write("s", "x", none, false, nil)), "write 0 ok ok ok"},
+		{deleteLease("b"), "delete ok"},
+		{collect, "gc ok"},
+		{inLease("a", write("t", "z", none, true, nil)), "write 0 ok ok ok"}, // the first blob
+		{collect, "gc ok"},                                                   // nothing goes, so nobody looks
+		{inLease("a", write("s", "y", none, false, nil)), "write 1 ok ok ok"},
+
+		{createLease("b", nil), "create ok"},
+		{inLease("b", write("u", "x", none, false, nil)), "write 0 ok ok ok"},
+		{deleteLease("b"), "delete ok"},
+		{collect, "gc ok"}, // now the bytes go with the ingest
+		{write("u", "y", none, false, nil), "write 0 ok ok ok"},
+		{deleteBlob("z"), "delete ok"},
+		{collect, "gc ok"},
+		{write("t", "z", ocispecs.Descriptor{Digest: digest.FromString("z")}, false, nil), "write 0 ok ok ok"},
+	} {
+		require.Equal(t, call.want, p.run(t, call.step), "call %d", i)
+	}
 }

@@ -27,6 +27,7 @@ type disk struct {
 	serial uint64
 	snaps  map[string]*diskSnap
 	blobs  map[digest.Digest][]byte
+	stored bool // there has been a blob
 	writes map[string]*diskWrite
 }
 

@@ -61,6 +61,10 @@ type Backend struct {
 	snapLock sync.RWMutex
 	// contLock is the same for content.
 	contLock sync.RWMutex
+	// contDirty says that an entry of a blob or an ingest went since content was last swept. Only then does
+	// garbage collection look at content. It belongs to who holds writer, and a transaction that fails does
+	// not take it back.
+	contDirty bool
 
 	mu struct {
 		sync.RWMutex

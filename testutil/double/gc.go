@@ -36,7 +36,8 @@ func (s stats) Elapsed() time.Duration { return time.Duration(s) }
 
 // GC removes what no lease that has not expired, no root label and no reference keeps: leases,
 // snapshots, blobs and ingests. It excludes transactions while it decides. It must not be called
-// inside a transaction.
+// inside a transaction. As in containerd, the bytes of blobs and ingests are looked at only if an
+// entry of one went, by Delete or here, and not before the first blob was stored.
 func (b *Backend) GC(ctx context.Context) (gc.Stats, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -55,10 +56,15 @@ func (b *Backend) GC(ctx context.Context) (gc.Stats, error) {
 		}
 		sweep(&tx.leases, func(key string) bool { return keep(nodeLease, key) })
 		sweep(&tx.snaps, func(key string) bool { return keep(nodeSnapshot, key) })
-		sweep(&tx.blobs, func(key string) bool { return keep(nodeContent, key) })
-		sweep(&tx.ingests, func(key string) bool { return keep(nodeIngest, key) })
+		blobs := sweep(&tx.blobs, func(key string) bool { return keep(nodeContent, key) })
+		ingests := sweep(&tx.ingests, func(key string) bool { return keep(nodeIngest, key) })
+		b.contDirty = b.contDirty || blobs || ingests
 		return nil
 	})
+	contDirty := b.contDirty
+	if err == nil {
+		b.contDirty = false
+	}
 	if !b.join {
 		b.writer.Unlock()
 	}
@@ -73,16 +79,21 @@ func (b *Backend) GC(ctx context.Context) (gc.Stats, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.sweepContent()
+	if contDirty {
+		b.sweepContent()
+	}
 	return stats(time.Since(start)), nil
 }
 
-func sweep[V any](t *table[V], keep func(string) bool) {
+// sweep removes the entries that are not to be kept and returns whether there were any.
+func sweep[V any](t *table[V], keep func(string) bool) (removed bool) {
 	for _, key := range t.keys() {
 		if !keep(key) {
 			t.del(key)
+			removed = true
 		}
 	}
+	return removed
 }
 
 // sweepSnapshots removes the snapshots that no entry names.
