@@ -55,17 +55,13 @@ func (d *disk) init(dir string) {
 	d.writes = map[string]*diskWrite{}
 }
 
-// key makes a key that the lower layer has not seen.
-func (d *disk) key(name string) string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.serial++
-	return fmt.Sprintf("%d/%s", d.serial, name)
-}
-
 func (d *disk) create(kind snapshots.Kind, key, parent string) (mounts []mount.Mount, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if _, ok := d.snaps[key]; ok {
+		// Not the category "already exists", which would say it of the caller's key.
+		return nil, errors.Errorf("backend snapshot %q exists", key)
+	}
 	s := &diskSnap{kind: kind, parent: parent}
 	var from string
 	if parent != "" {
@@ -179,6 +175,9 @@ func (d *disk) commit(ctx context.Context, name, key, parent string) error {
 	s, ok := d.snaps[key]
 	if !ok {
 		return notFound("backend snapshot", key)
+	}
+	if _, ok := d.snaps[name]; ok {
+		return alreadyExists("backend snapshot", name)
 	}
 	if s.kind != snapshots.KindActive {
 		return errors.Wrapf(errdefs.ErrFailedPrecondition, "snapshot %q is not active", key)

@@ -61,10 +61,10 @@ type Backend struct {
 	snapLock sync.RWMutex
 	// contLock is the same for content.
 	contLock sync.RWMutex
-	// contDirty says that an entry of a blob or an ingest went since content was last swept. Only then does
-	// garbage collection look at content. It belongs to who holds writer, and a transaction that fails does
-	// not take it back.
-	contDirty bool
+	// snapDirty and contDirty say that an entry of a snapshot, and of a blob or an ingest, went since the
+	// layer below was last swept of what has no entry: garbage collection looks there only then. They belong
+	// to who holds writer, and a transaction that fails does not take them back.
+	snapDirty, contDirty bool
 
 	mu struct {
 		sync.RWMutex
@@ -72,6 +72,7 @@ type Backend struct {
 		snaps   map[string]snap
 		blobs   map[string]blob
 		ingests map[string]ingest
+		serial  uint64 // numbers the backend keys of snapshots
 	}
 	disk disk
 }

@@ -36,8 +36,9 @@ func (s stats) Elapsed() time.Duration { return time.Duration(s) }
 
 // GC removes what no lease that has not expired, no root label and no reference keeps: leases,
 // snapshots, blobs and ingests. It excludes transactions while it decides. It must not be called
-// inside a transaction. As in containerd, the bytes of blobs and ingests are looked at only if an
-// entry of one went, by Delete or here, and not before the first blob was stored.
+// inside a transaction. As in containerd, what has no entry goes only if an entry went as well, here
+// or before, a snapshot's for snapshots, a blob's or an ingest's for content; the latter not before the
+// first blob was stored.
 func (b *Backend) GC(ctx context.Context) (gc.Stats, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -55,20 +56,20 @@ func (b *Backend) GC(ctx context.Context) (gc.Stats, error) {
 			return ok
 		}
 		sweep(&tx.leases, func(key string) bool { return keep(nodeLease, key) })
-		sweep(&tx.snaps, func(key string) bool { return keep(nodeSnapshot, key) })
+		snaps := sweep(&tx.snaps, func(key string) bool { return keep(nodeSnapshot, key) })
 		blobs := sweep(&tx.blobs, func(key string) bool { return keep(nodeContent, key) })
 		ingests := sweep(&tx.ingests, func(key string) bool { return keep(nodeIngest, key) })
-		b.contDirty = b.contDirty || blobs || ingests
+		b.snapDirty, b.contDirty = b.snapDirty || snaps, b.contDirty || blobs || ingests
 		return nil
 	})
-	contDirty := b.contDirty
+	snapDirty, contDirty := b.snapDirty, b.contDirty
 	if err == nil {
-		b.contDirty = false
+		b.snapDirty, b.contDirty = false, false
 	}
 	if !b.join {
 		b.writer.Unlock()
 	}
-	if err == nil {
+	if err == nil && snapDirty {
 		err = b.sweepSnapshots()
 	}
 	if b.join {

@@ -159,7 +159,7 @@ func (s *snapshotter) create(ctx context.Context, kind snapshots.Kind, key, pare
 }
 
 func (s *snapshotter) createLocked(ctx context.Context, kind snapshots.Kind, key, parent string, base snapshots.Info) ([]mount.Mount, error) {
-	taken, backendParent := "", ""
+	taken, backendKey, backendParent := "", "", ""
 	err := s.b().update(ctx, func(tx *tx) error {
 		for _, name := range []string{base.Labels[snapshots.LabelSnapshotRef], key} {
 			if _, ok := tx.snaps.get(name); ok && name != "" {
@@ -176,6 +176,7 @@ func (s *snapshotter) createLocked(ctx context.Context, kind snapshots.Kind, key
 			}
 			backendParent = p.backendKey
 		}
+		backendKey = tx.backendKey(key)
 		return nil
 	})
 	if err != nil {
@@ -185,7 +186,6 @@ func (s *snapshotter) createLocked(ctx context.Context, kind snapshots.Kind, key
 		return nil, alreadyExists("snapshot", taken)
 	}
 
-	backendKey := s.disk.key(key)
 	mounts, err := s.disk.create(kind, backendKey, backendParent)
 	if err != nil {
 		return nil, err
@@ -249,7 +249,7 @@ func (s *snapshotter) commit(ctx context.Context, tx *tx, name, key string, base
 	if !ok {
 		return notFound("snapshot", key)
 	}
-	e := snap{backendKey: s.disk.key(name), parent: active.parent, labels: base.Labels}
+	e := snap{backendKey: tx.backendKey(name), parent: active.parent, labels: base.Labels}
 	rebased := ""
 	if e.parent == "" && base.Parent != "" {
 		e.parent = base.Parent
@@ -290,6 +290,7 @@ func (s *snapshotter) remove(ctx context.Context, tx *tx, key string) error {
 	}
 	tx.snaps.del(key)
 	tx.unholdFor(ctx, typeSnapshots+s.name, key)
+	s.snapDirty = true
 	return nil
 }
 

@@ -2,6 +2,7 @@ package double
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -67,6 +68,14 @@ type tx struct {
 	snaps    table[snap]
 	blobs    table[blob]
 	ingests  table[ingest]
+	serial   uint64
+}
+
+// backendKey makes a key for a snapshot. The number is taken back if the transaction fails, so the same key may
+// be made again although the lower layer knows it.
+func (t *tx) backendKey(name string) string {
+	t.serial++
+	return fmt.Sprintf("%d/%s", t.serial, name)
 }
 
 func (b *Backend) begin(writable bool) *tx {
@@ -77,6 +86,7 @@ func (b *Backend) begin(writable bool) *tx {
 		snaps:    table[snap]{b.mu.snaps, map[string]*snap{}},
 		blobs:    table[blob]{b.mu.blobs, map[string]*blob{}},
 		ingests:  table[ingest]{b.mu.ingests, map[string]*ingest{}},
+		serial:   b.mu.serial,
 	}
 }
 
@@ -128,6 +138,7 @@ func (b *Backend) transact(fn func(*tx) error) error {
 	t.snaps.commit()
 	t.blobs.commit()
 	t.ingests.commit()
+	b.mu.serial = t.serial
 	return nil
 }
 
