@@ -73,9 +73,9 @@ type tx struct {
 
 // backendKey makes a key for a snapshot. The number is taken back if the transaction fails, so the same key may
 // be made again although the lower layer knows it.
-func (t *tx) backendKey(name string) string {
-	t.serial++
-	return fmt.Sprintf("%d/%s", t.serial, name)
+func (tx *tx) backendKey(name string) string {
+	tx.serial++
+	return fmt.Sprintf("%d/%s", tx.serial, name)
 }
 
 func (b *Backend) begin(writable bool) *tx {
