@@ -102,7 +102,10 @@ type Transactions struct {
 	Update func(ctx context.Context, fn func(ctx context.Context) error) error
 	// Snapshots tells whether the snapshotter's writes may join, too. Set it only if every
 	// writing call of the snapshotter is quick, and if all its writers, garbage collection
-	// aside, take the transaction before the snapshotter's own lock: mixed orders deadlock.
+	// aside, take the transaction before the snapshotter's own lock: mixed orders deadlock. A
+	// snapshot whose creation failed with its transaction must not be in the way of another of
+	// the same key, as it is with containerd's metadata store alone, which takes back the number
+	// that told the two apart; package local removes it.
 	Snapshots bool
 }
 

@@ -42,7 +42,9 @@ func WithClock(now func() time.Time) Option { return func(b *Backend) { b.now = 
 // WithJoin has every writing snapshotter call made in a transaction, the one of its context or one of its
 // own, so that the transaction always comes before the snapshotter's lock and calls inside and outside
 // of Update can be mixed. Without it snapshotter calls inside of Update must not run together with
-// garbage collection and calls outside: they deadlock, as with containerd.
+// garbage collection and calls outside: they deadlock, as with containerd. A transaction that fails removes
+// the snapshots that were prepared in it, whose keys could not be prepared again otherwise; one that was
+// committed in it is lost all the same. That is what package local makes of containerd.
 func WithJoin() Option { return func(b *Backend) { b.join = true } }
 
 // Backend is the backend. All methods, and those of its parts, may be called from any number

@@ -110,6 +110,26 @@ func TestFailedCommitLosesSnapshot(t *testing.T) {
 	}
 }
 
+// TestFailedPrepare: the key of a snapshot that was prepared in a transaction that then failed can be used again
+// if all calls join transactions, and not if they do not.
+func TestFailedPrepare(t *testing.T) {
+	ctx, boom := context.Background(), errors.New("boom")
+	for _, join := range []bool{true, false} {
+		var opts []double.Option
+		if join {
+			opts = append(opts, double.WithJoin())
+		}
+		b := double.New(opts...)
+		require.ErrorIs(t, b.Update(ctx, func(ctx context.Context) error {
+			_, err := b.Snapshotter().Prepare(ctx, "a", "")
+			require.NoError(t, err)
+			return boom
+		}), boom)
+		_, err := b.Snapshotter().Prepare(ctx, "a", "")
+		require.Equal(t, join, err == nil, "join %v: %v", join, err)
+	}
+}
+
 // TestIsolation: others see a transaction's changes when it has ended and not before, and its
 // context is of no use afterwards.
 func TestIsolation(t *testing.T) {

@@ -203,6 +203,9 @@ func (s *snapshotter) createLocked(ctx context.Context, kind snapshots.Kind, key
 				return notFound("parent snapshot", parent)
 			}
 		}
+		if s.join {
+			tx.made = append(tx.made, backendKey)
+		}
 		now := s.now().UTC()
 		tx.snaps.put(key, snap{backendKey: backendKey, parent: parent, labels: base.Labels, created: now, updated: now})
 		return nil

@@ -69,6 +69,7 @@ type tx struct {
 	blobs    table[blob]
 	ingests  table[ingest]
 	serial   uint64
+	made     []string // backend keys of snapshots that go if the transaction fails
 }
 
 // backendKey makes a key for a snapshot. The number is taken back if the transaction fails, so the same key may
@@ -130,6 +131,9 @@ func (b *Backend) transact(fn func(*tx) error) error {
 	err := fn(t)
 	t.writable = false
 	if err != nil {
+		for _, key := range slices.Backward(t.made) {
+			_ = b.disk.drop(key) // what stays is garbage
+		}
 		return err
 	}
 	b.mu.Lock()
