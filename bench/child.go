@@ -40,8 +40,8 @@ type counts struct {
 	// Fdatasync and Fsync are medians of single operations if they run one after the other, so
 	// that growth of a file or a write that is due just then does not blur them; else means.
 	Fdatasync, Fsync float64
-	// Calls of the snapshotter, content store and lease manager: the mean of all.
-	Calls float64
+	// Calls of the snapshotter, content store and lease manager: the mean of all. Content is the content store's part.
+	Calls, Content float64
 	// Allocs are what testing.AllocsPerRun says; not counted with several goroutines.
 	Allocs float64
 }
@@ -52,6 +52,10 @@ type countedWork func(ctx context.Context, s side) (op func(ctx context.Context,
 var countedWorks = map[string]countedWork{
 	workGetRelease: prepareGetRelease,
 	workCommit:     prepareCommit,
+	workBlobMiss:   prepareBlobMiss,
+	workLazyHit:    prepareBlobHit(false),
+	workBlobHit:    prepareBlobHit(true),
+	workDeepChain:  prepareDeepChain,
 }
 
 // count counts one work on both sides.
@@ -154,6 +158,7 @@ func countCalls(ctx context.Context, r countRequest, prepare countedWork) (count
 			n += calls.Count(parts)
 		}
 		c.Calls = float64(n) / float64(r.Ops)
+		c.Content = float64(calls.Count("content.*")) / float64(r.Ops)
 		return nil
 	})
 	if err != nil || r.Goroutines > 1 {

@@ -20,9 +20,12 @@ func allRows() []row {
 		getReleaseParallelRow(),
 		commitRow(),
 		commitParallelRow(),
+		blobMissRow(),
+		blobHitRow(),
 		startRow(),
 		diskUsageKnownRow(),
 		diskUsageUnknownRow(),
+		pullRow(),
 		heapRow(),
 	}
 	slices.SortStableFunc(rows, func(a, b row) int { return a.number - b.number })
