@@ -100,7 +100,8 @@ func (a *Applier) Apply(ctx context.Context, desc ocispecs.Descriptor, mounts []
 	return result, nil
 }
 
-// ApplyDetached implements snapshot.DetachedApplier. In a user namespace, without the privilege to mount, and on systems other than
+// ApplyDetached implements snapshot.DetachedApplier. The lowest layer of a chain is for Apply: a snapshot without a parent is no overlay, and
+// marks would show. In a user namespace, without the privilege to mount, and on systems other than
 // Linux every layer is ErrNeedsParent. A dir that is not empty is an invalid argument.
 func (a *Applier) ApplyDetached(ctx context.Context, desc ocispecs.Descriptor, dir string, opts ...diff.ApplyOpt) (ocispecs.Descriptor, error) {
 	j, err := a.newJob(ctx, desc, opts)

@@ -40,6 +40,8 @@ type place struct {
 type mark struct {
 	place
 	opaque bool
+	// in is the directory that gets the whiteout of a detached layer.
+	in place
 }
 
 func newLayer(root string, detached, squash bool) *layer {
@@ -61,14 +63,14 @@ func (l *layer) filter(hdr *tar.Header) (bool, error) {
 		return false, err
 	}
 	original := hdr.Name
-	parent, opaque, err := l.parent(original, dirs)
+	parent, err := l.parent(original, dirs)
 	if err != nil {
 		return false, err
 	}
 	dir := parent.name
 	if mark != none {
 		hdr.Name = filepath.Join(dir, filepath.Base(hdr.Name))
-		return true, l.whiteout(original, mark, parent, base, opaque)
+		return true, l.whiteout(original, mark, parent, base)
 	}
 	at := place{name: filepath.Join(dir, base), node: parent.node.children[base]}
 	hdr.Name = at.name
@@ -110,12 +112,12 @@ func (l *layer) hideLower(at place) {
 	}
 }
 
-// parent finds the directory that an entry lies in. Opaque says that it lies in a directory which shows nothing of what is below.
+// parent finds the directory that an entry lies in.
 //
 // As long as the layer has listed every directory on the way, the name is the place. Otherwise symbolic links are followed, in the
 // tree as it is now and within its root; a detached layer has not got that tree.
-func (l *layer) parent(name string, dirs []string) (at place, opaque bool, err error) {
-	at = place{node: l.tree}
+func (l *layer) parent(name string, dirs []string) (place, error) {
+	at := place{node: l.tree}
 	known := true
 	for _, dir := range dirs {
 		next := at.node.children[dir]
@@ -124,16 +126,14 @@ func (l *layer) parent(name string, dirs []string) (at place, opaque bool, err e
 			break
 		}
 		at = place{name: filepath.Join(at.name, dir), node: next}
-		opaque = opaque || next.opaque
 	}
 	if known {
-		return at, opaque, nil
+		return at, nil
 	}
 	if l.detached {
-		return place{}, false, needsParent(name, "the layer does not list its directory")
+		return place{}, needsParent(name, "the layer does not list its directory")
 	}
-	at, err = l.resolve(name, dirs)
-	return at, false, err
+	return l.resolve(name, dirs)
 }
 
 // resolve follows the symbolic links in a directory's name.
@@ -168,7 +168,7 @@ func (l *layer) resolve(name string, dirs []string) (place, error) {
 
 // existing finds what a hard link names and tells whether that can be linked to.
 func (l *layer) existing(entry string, target []string) (place, error) {
-	parent, _, err := l.parent(entry, target[:len(target)-1])
+	parent, err := l.parent(entry, target[:len(target)-1])
 	if err != nil {
 		return place{}, err
 	}

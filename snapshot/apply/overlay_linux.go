@@ -13,6 +13,13 @@ func makeWhiteout(path string) error {
 	return errors.Wrap(unix.Mknod(path, unix.S_IFCHR, 0), "marking a deletion")
 }
 
+// markHolder tells overlayfs that a directory may hold whiteouts. The kernel knows that of directories which it merges with others;
+// of any other one, should no lower layer have it for instance, it would show them to whoever lists it. The empty attribute, which
+// says "copied up, and nobody knows from where", makes it look.
+func markHolder(dir string) error {
+	return errors.Wrap(unix.Lsetxattr(dir, "trusted.overlay.origin", nil, 0), "marking a directory with deletions")
+}
+
 // markOpaque marks that nothing below a directory shows through.
 func markOpaque(dir string) error {
 	return unix.Lsetxattr(dir, "trusted.overlay.opaque", []byte{'y'}, 0)

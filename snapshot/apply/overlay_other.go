@@ -13,6 +13,8 @@ var errNoOverlay = errors.Wrap(errdefs.ErrNotImplemented, "there is no overlayfs
 
 func makeWhiteout(string) error { return errNoOverlay }
 
+func markHolder(string) error { return errNoOverlay }
+
 func markOpaque(string) error { return errNoOverlay }
 
 func upperDir([]mount.Mount) string { return "" }

@@ -46,44 +46,37 @@ func markOf(entry, base string) (markKind, string, error) {
 	return deleted, base, nil
 }
 
-// whiteout notes a mark for convert, which containerd calls next. Opaque says that the directory is one.
-func (l *layer) whiteout(entry string, kind markKind, parent place, base string, opaque bool) error {
+// whiteout notes a mark for convert, which containerd calls next.
+func (l *layer) whiteout(entry string, kind markKind, parent place, base string) error {
+	l.mark = nil
 	if kind == opaqueDir {
 		if l.detached && parent.node == l.tree {
 			return needsParent(entry, "the root of a layer cannot be opaque")
 		}
-		return l.markDir(entry, parent)
+		l.markDir(parent)
+		return nil
 	}
 	at := place{name: filepath.Join(parent.name, base), node: parent.node.children[base]}
 	switch {
 	case at.node != nil && at.node.isDir():
-		return l.markDir(entry, at)
-	case l.detached && at.node == nil && opaque:
-		// The kernel shows a whiteout to whoever lists a directory that is not merged with another.
-		return needsParent(entry, "it is a whiteout in an opaque directory")
-	case l.detached && at.node == nil:
+		l.markDir(at)
+	case at.node != nil: // the layer's own file, or an earlier whiteout, hides the lower one already
+	case l.detached:
 		at.node = parent.node.put(base, &written{kind: whiteout})
-		l.mark = &mark{place: at}
-	case at.node == nil:
-		l.mark = &mark{place: at}
+		l.mark = &mark{place: at, in: parent}
 	default:
-		l.mark = nil // the layer's own file hides the lower one already
+		l.mark = &mark{place: at}
 	}
 	return nil
 }
 
 // markDir notes that nothing of the layers below is left in a directory.
-func (l *layer) markDir(entry string, at place) error {
+func (l *layer) markDir(at place) {
 	if l.detached {
-		if at.node.holdsWhiteout() {
-			return needsParent(entry, "an opaque directory with a whiteout in it")
-		}
 		l.hideLower(at)
-		l.mark = nil
-		return nil
+		return
 	}
 	l.mark = &mark{place: at, opaque: true}
-	return nil
 }
 
 // convert is called for each entry that the filter let pass, with the path that it would have. It returns whether the entry is
@@ -102,7 +95,13 @@ func (l *layer) convert(hdr *tar.Header, _ string) (bool, error) {
 	case m.opaque:
 		return false, clearDir(path, m.node)
 	case l.detached:
-		return false, errors.WithStack(makeWhiteout(path))
+		if in := m.in.node; in != l.tree && !in.marked {
+			if err := markHolder(filepath.Join(l.root, m.in.name)); err != nil {
+				return false, err
+			}
+			in.marked = true
+		}
+		return false, makeWhiteout(path)
 	}
 	return false, errors.WithStack(os.RemoveAll(path))
 }

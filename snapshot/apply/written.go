@@ -14,6 +14,8 @@ type written struct {
 	headers []*tar.Header
 	// opaque says that nothing of the directories below shows through.
 	opaque bool
+	// marked says that the directory may hold whiteouts and looks so to the kernel.
+	marked bool
 	// gone says that something else took the path.
 	gone bool
 	// waits says that mode is yet to be set.
@@ -54,14 +56,4 @@ func (w *written) drop() {
 	for _, child := range w.children {
 		child.drop()
 	}
-}
-
-// holdsWhiteout tells whether there is a whiteout below the directory.
-func (w *written) holdsWhiteout() bool {
-	for _, child := range w.children {
-		if child.kind == whiteout || child.holdsWhiteout() {
-			return true
-		}
-	}
-	return false
 }
