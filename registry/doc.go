@@ -9,4 +9,9 @@
 //	images_test.go    images from a seed
 //	model_test.go     what an image's tree must be, by applying its archives to a model
 //	remote_test.go    an image in the registry as an engine sees it: descriptors, diff IDs, handlers
+//	cache_test.go     a cache that pulls through the proxy
+//	pull_test.go      what happens when all goes well
+//	faults_test.go    a registry that fails or lies, callers that go
+//	together_test.go  many callers, hanging answers
+//	nobody_linux_test.go  the same without privileges
 package registry

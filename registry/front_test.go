@@ -2,6 +2,7 @@ package registry
 
 import (
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -49,7 +50,11 @@ func newFront(t testing.TB) *front {
 	f := &front{
 		closing: make(chan struct{}),
 		plans:   map[digest.Digest][]answer{},
-		proxy:   &httputil.ReverseProxy{Transport: newClient(t).Transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }},
+		proxy: &httputil.ReverseProxy{
+			Transport: newClient(t).Transport,
+			Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(target) },
+			ErrorLog:  log.New(io.Discard, "", 0), // clients that go away are part of the tests
+		},
 	}
 	srv := httptest.NewServer(f)
 	f.host = strings.TrimPrefix(srv.URL, "http://")
@@ -203,16 +208,20 @@ func long(x *exchange) {
 // gate holds a response up until the test lets it go on.
 type gate struct {
 	reached chan struct{} // gets a value for every request that waits
+	left    chan struct{} // gets a value for every one of them whose client goes away
 	open    chan struct{} // to be closed
 }
 
-func newGate() *gate { return &gate{reached: make(chan struct{}, 100), open: make(chan struct{})} }
+func newGate() *gate {
+	return &gate{reached: make(chan struct{}, 100), left: make(chan struct{}, 100), open: make(chan struct{})}
+}
 
 func (g *gate) wait(x *exchange) {
 	g.reached <- struct{}{}
 	select {
 	case <-g.open:
-	case <-x.r.Context().Done(): // the client has gone
+	case <-x.r.Context().Done():
+		g.left <- struct{}{}
 		panic(http.ErrAbortHandler)
 	case <-x.closing:
 		panic(http.ErrAbortHandler)
