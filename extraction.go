@@ -158,6 +158,7 @@ func (x *extraction) prepare(ctx context.Context, parent string) error {
 		return prepare(ctx)
 	}, m.snapshotResource(key), m.snapshotResource(x.st.ImmSnapshot), contentResource(x.blob.Digest.String()))
 	if err != nil {
+		x.garbage = m.snapshotsJoin() // the snapshot may be there: perhaps it was only the answer that got lost
 		return err
 	}
 	x.key, x.lease = key, work
