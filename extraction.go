@@ -40,6 +40,8 @@ type extraction struct {
 	detached bool
 	// garbage says that a snapshot was given up.
 	garbage bool
+	// squashed says that the tree has other owners than the layer says.
+	squashed bool
 }
 
 // extractLayer unpacks a layer's blob onto its parent's snapshot. Parent and blob are made available at the same time
@@ -265,6 +267,7 @@ func (x *extraction) unpack(ctx context.Context, apply func(context.Context, []m
 	if got.Digest.String() != x.st.Blob.DiffID {
 		return errors.Wrapf(ErrVerification, "uncompressed it is %s, not %s", got.Digest, x.st.Blob.DiffID)
 	}
+	x.squashed = got.Annotations[snapshot.AnnotationSquashed] == "true"
 	return nil
 }
 
@@ -301,6 +304,9 @@ func (x *extraction) commit(ctx context.Context) error {
 	if x.detached {
 		opts = append(opts, snapshots.WithParent(m.g.Status(x.parent).ImmSnapshot))
 	}
+	if x.squashed {
+		opts = append(opts, snapshots.WithLabels(map[string]string{snapshot.AnnotationSquashed: "true"}))
+	}
 	commit := func(ctx context.Context) error {
 		// The record's lease stands for whatever lease the callers' contexts have: theirs may end any time.
 		return m.opt.Snapshotter.Commit(leases.WithLease(ctx, x.st.Imm), x.st.ImmSnapshot, x.key, opts...)
@@ -331,5 +337,5 @@ func (x *extraction) commit(ctx context.Context) error {
 			return x.failed("extracting", err)
 		}
 	}
-	return m.publishInSlot(x.rec)
+	return m.publishInSlot(x.rec, x.squashed)
 }

@@ -34,6 +34,10 @@ const (
 // and it is there while nothing says that the bytes are on disk (docs/adr/0030). BuildKit leaves it alone.
 const keyUnsynced = "layercache.unsynced"
 
+// keySquashed is this library's own, too: true if the tree was unpacked by a process that could not give files away, so
+// that owners and what else takes a privilege are not those of the blob (design section 6b).
+const keySquashed = "layercache.squashed"
+
 // Values of keyCachePolicy.
 const (
 	policyDefault = 0
@@ -50,7 +54,7 @@ var ownKeys = func() map[string]bool {
 		keyCreatedAt, keyLastUsedAt, keyUsageCount, keyCachePolicy, keySize, keyCommitted, keyEqualMutable,
 		keySnapshot, keyParent, keyMergeParents, keyLowerDiff, keyUpperDiff, keyDiffID, keyLayerIdentity,
 		keyChainID, keyBlobChainID, keyBlob, keyBlobOnly, keyBlobSize, keyMediaType, keyURLs, keyImageRefs, keyDeleted,
-		keyUnsynced,
+		keyUnsynced, keySquashed,
 	} {
 		own[k] = true
 	}

@@ -112,7 +112,7 @@ func (m *manager) findSnapshot(ctx context.Context, rec *graph.Record, st graph.
 	if _, remote := info.Labels[snapshot.LabelRemote]; remote {
 		return true, invariant.NoError(m.g.Materialize(rec))
 	}
-	return true, m.publishExtracted(ctx, rec)
+	return true, m.publishExtracted(ctx, rec, info.Labels[snapshot.AnnotationSquashed] == "true")
 }
 
 func (m *manager) snapshotExists(ctx context.Context, id string) (bool, error) {
@@ -178,27 +178,28 @@ func (m *manager) collectGarbage(ctx context.Context) {
 }
 
 // publishExtracted notes that the snapshot of a record is there.
-func (m *manager) publishExtracted(ctx context.Context, rec *graph.Record) error {
+func (m *manager) publishExtracted(ctx context.Context, rec *graph.Record, squashed bool) error {
 	leave, err := m.enter(ctx, rec)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	return m.publishInSlot(rec)
+	return m.publishInSlot(rec, squashed)
 }
 
-func (m *manager) publishInSlot(rec *graph.Record) error {
+func (m *manager) publishInSlot(rec *graph.Record, squashed bool) error {
 	st := m.g.Status(rec)
 	if st.Blob != nil && st.Blob.Only {
-		if err := m.setExtracted(rec, st); err != nil {
+		if err := m.setExtracted(st, squashed); err != nil {
 			return err
 		}
 	}
 	return invariant.NoError(m.g.Materialize(rec))
 }
 
-// setExtracted stores that a record has a snapshot besides its blob (spec MGR-30, quirk Q24).
-func (m *manager) setExtracted(rec *graph.Record, st graph.Status) error {
+// setExtracted stores that a record has a snapshot besides its blob (spec MGR-30, quirk Q24), and whether that is not
+// quite what the blob says (design section 6b).
+func (m *manager) setExtracted(st graph.Status, squashed bool) error {
 	err := m.store.Write(func(w *metadata.Writer) error {
 		row, err := w.Row(st.Imm)
 		if err != nil {
@@ -206,6 +207,11 @@ func (m *manager) setExtracted(rec *graph.Record, st graph.Status) error {
 		}
 		if err := row.Set(keyBlobOnly, false, ""); err != nil {
 			return err
+		}
+		if squashed {
+			if err := row.Set(keySquashed, true, ""); err != nil {
+				return err
+			}
 		}
 		return row.Set(keySize, sizeUnknown, "")
 	})

@@ -41,7 +41,8 @@ type Options struct {
 	IdentityMapping *user.IdentityMapping
 	// SquashOwners makes the files of unpacked layers belong to the user of the process, and leaves out what takes a
 	// privilege, see apply.SquashOwners. Without it a process that may not give files away cannot unpack
-	// a layer that has files of others.
+	// a layer that has files of others. Records whose trees differ from their layers for this reason say so under the
+	// key "layercache.squashed".
 	SquashOwners bool
 
 	// NoSalvage makes a damaged database of records the error metadata.ErrCorrupt, instead of having

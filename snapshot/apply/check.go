@@ -3,6 +3,7 @@ package apply
 import (
 	"archive/tar"
 	"math"
+	"os"
 	"path/filepath"
 	"strings"
 )
@@ -32,7 +33,10 @@ func (l *layer) check(entry string, hdr *tar.Header, at place) (accept bool, err
 	default:
 		return false, refuse(entry, "entries of type "+quote(string(rune(hdr.Typeflag)))+" are unknown")
 	}
-	if !l.squash && !l.rights.owner(hdr.Uid, hdr.Gid) {
+	switch {
+	case l.squash:
+		l.squashed = l.squashed || hdr.Uid != os.Geteuid() || hdr.Gid != os.Getegid()
+	case !l.rights.owner(hdr.Uid, hdr.Gid):
 		return false, &OwnerError{Entry: entry, UID: hdr.Uid, GID: hdr.Gid}
 	}
 	return true, l.xattrs(entry, hdr)
@@ -68,6 +72,7 @@ func (l *layer) device(entry string, hdr *tar.Header) (bool, error) {
 		return false, refuse(entry, "its device number is overlayfs's mark for deletions")
 	}
 	if l.squash {
+		l.squashed = true
 		return false, nil
 	}
 	if !l.rights.device {
@@ -91,6 +96,7 @@ func (l *layer) xattrs(entry string, hdr *tar.Header) error {
 			delete(hdr.PAXRecords, record)
 		case !strings.HasPrefix(name, "security."):
 		case l.squash:
+			l.squashed = true
 			delete(hdr.PAXRecords, record)
 		case !l.rights.security:
 			return &PrivilegeError{Entry: entry, What: "the extended attribute " + quote(name)}

@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/snapshot"
 )
 
 // job is one call, which may have to read its layer twice.
@@ -89,5 +91,9 @@ func (j *job) unpack(ctx context.Context, dir string, detached bool) (_ ocispecs
 	if err := s.processed(); err != nil {
 		return ocispecs.Descriptor{}, err
 	}
-	return ocispecs.Descriptor{MediaType: ocispecs.MediaTypeImageLayer, Digest: s.digester.Digest(), Size: s.size}, nil
+	result := ocispecs.Descriptor{MediaType: ocispecs.MediaTypeImageLayer, Digest: s.digester.Digest(), Size: s.size}
+	if l.squashed {
+		result.Annotations = map[string]string{snapshot.AnnotationSquashed: "true"}
+	}
+	return result, nil
 }

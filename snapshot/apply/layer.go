@@ -18,6 +18,7 @@ type layer struct {
 	root     string
 	detached bool
 	squash   bool
+	squashed bool // the tree differs from the layer
 	rights   rights
 
 	tree *written

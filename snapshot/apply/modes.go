@@ -35,6 +35,7 @@ func (l *layer) widen(hdr *tar.Header, at place) {
 		}
 		at.node.waits, at.node.mode = true, hdr.FileInfo().Mode()
 	}
+	l.squashed = l.squashed || l.squash && hdr.Mode&need != need
 	hdr.Mode |= need
 }
 
