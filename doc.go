@@ -24,6 +24,9 @@
 //	          +-----------+                         | snapshot found or extracted
 //	            GetMutable                 Lazy ----+
 //
+// GetByBlob makes records of layers that are known by their blobs. They are lazy: blobs are fetched, and
+// trees unpacked and verified, when somebody needs them.
+//
 // # Concurrency
 //
 // Every method may be called from any goroutine. Get, Clone and Release of an idle record touch
