@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
 	digest "github.com/opencontainers/go-digest"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/session"
+	"github.com/layercache/cache/snapshot"
 	"github.com/layercache/cache/testutil"
 	"github.com/layercache/cache/testutil/tree"
 )
@@ -139,4 +141,92 @@ func byBlob(t testing.TB, env *testutil.Env, r *registry, desc ocispecs.Descript
 	ref, err := env.Manager.GetByBlob(ctx, desc, parent, append([]cache.RefOption{r.handlers(all...)}, opts...)...)
 	require.NoError(t, err)
 	return ref
+}
+
+// named makes the snapshotter go by another name, by which the cache knows what it can do.
+func named(name string) testutil.Option {
+	return testutil.WithManagerOpt(func(opt *cache.ManagerOpt) { opt.Snapshotter = renamed{opt.Snapshotter, name} })
+}
+
+type renamed struct {
+	snapshot.Snapshotter
+	name string
+}
+
+func (r renamed) Name() string { return r.name }
+
+// ingest puts a blob into the content store under a lease of the test's own, which done deletes.
+func ingest(t testing.TB, env *testutil.Env, r *registry, desc ocispecs.Descriptor) (done func()) {
+	t.Helper()
+	l, err := env.Opt.LeaseManager.Create(ctx, leases.WithRandomID())
+	require.NoError(t, err)
+	leased := leases.WithLease(ctx, l.ID)
+	r.mu.Lock()
+	data := r.blobs[desc.Digest]
+	r.mu.Unlock()
+	require.NoError(t, content.WriteBlob(leased, env.Opt.ContentStore, "test-"+desc.Digest.String(), bytes.NewReader(data), desc))
+	return func() { require.NoError(t, env.Opt.LeaseManager.Delete(ctx, l)) }
+}
+
+// blobNames lists the content store.
+func blobNames(t testing.TB, env *testutil.Env) []string {
+	t.Helper()
+	names := []string{}
+	require.NoError(t, env.Opt.ContentStore.Walk(ctx, func(info content.Info) error {
+		names = append(names, info.Digest.String())
+		return nil
+	}))
+	return names
+}
+
+// blobLabels returns the labels of a blob that is there.
+func blobLabels(t testing.TB, env *testutil.Env, d digest.Digest) map[string]string {
+	t.Helper()
+	info, err := env.Opt.ContentStore.Info(ctx, d)
+	require.NoError(t, err)
+	return info.Labels
+}
+
+// progressLog is a progress controller that remembers what it was told.
+type progressLog struct {
+	mu       sync.Mutex
+	started  int
+	ends     []error
+	statuses []string
+	open     int
+}
+
+func (p *progressLog) Start(ctx context.Context) (context.Context, func(error)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.started++
+	return ctx, func(err error) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.ends = append(p.ends, err)
+	}
+}
+
+func (p *progressLog) Status(id, _ string) func() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.statuses = append(p.statuses, id)
+	p.open++
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.open--
+	}
+}
+
+// take returns what was told since the last call, and requires that all of it has ended.
+func (p *progressLog) take(t testing.TB) (statuses []string, ends []error) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	require.Zero(t, p.open, "every status ends")
+	require.Len(t, p.ends, p.started, "every report ends once")
+	statuses, ends = p.statuses, p.ends
+	p.statuses, p.ends, p.started = nil, nil, 0
+	return statuses, ends
 }
