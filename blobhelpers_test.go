@@ -230,3 +230,9 @@ func (p *progressLog) take(t testing.TB) (statuses []string, ends []error) {
 	p.statuses, p.ends, p.started = nil, nil, 0
 	return statuses, ends
 }
+
+func leaseNamed(id string) leases.Lease { return leases.Lease{ID: id} }
+
+func contentResource(desc ocispecs.Descriptor) leases.Resource {
+	return leases.Resource{ID: desc.Digest.String(), Type: "content"}
+}

@@ -145,7 +145,7 @@ func (m *manager) addressableParent(ctx context.Context, parent ImmutableRef, la
 	}
 	err = m.checkLazy(ctx, rec, o.handlers)
 	if err == nil {
-		chain, blobChain, ok := m.g.Address(rec)
+		chain, blobChain, ok := m.addressOf(rec)
 		if !ok {
 			err = errors.Wrapf(errNonAddressable, "record %q", parent.ID())
 		} else {

@@ -90,9 +90,32 @@ func chainID(below, top digest.Digest) digest.Digest {
 }
 
 // on puts the layer on top of what is addressed by chain and blobChain.
-func (b *layerBlob) on(chain, blobChain string) {
-	b.chain = chainID(digest.Digest(chain), digest.Digest(b.id.Identity))
-	b.blobChain = chainID(digest.Digest(blobChain), b.blobID)
+func (b *layerBlob) on(chain, blobChain digest.Digest) {
+	b.chain = chainID(chain, digest.Digest(b.id.Identity))
+	b.blobChain = chainID(blobChain, b.blobID)
+}
+
+// addressOf returns the chain IDs by which layers on top of a record are addressed; ok is false if it has none. Those stored
+// are compared with what the record's layers make, once: in a database of BuildKit's they may have been made of the
+// upper layers only (quirk Q22), and then different trees would get one address, and one snapshot.
+func (m *manager) addressOf(rec *graph.Record) (chain, blobChain digest.Digest, ok bool) {
+	a, ok := m.g.Address(rec)
+	if !ok {
+		return "", "", false
+	}
+	chain, blobChain = digest.Digest(a.Chain), digest.Digest(a.BlobChain)
+	for _, l := range a.Layers {
+		identity, blob := digest.Digest(l.Identity), chainID(digest.Digest(l.Digest), digest.Digest(l.DiffID))
+		if chain == "" {
+			chain, blobChain = identity, blob
+		} else {
+			chain, blobChain = chainID(chain, identity), chainID(blobChain, blob)
+		}
+	}
+	if len(a.Layers) > 0 {
+		m.g.ConfirmAddress(rec, chain.String(), blobChain.String())
+	}
+	return chain, blobChain, true
 }
 
 // row is what the record of the layer stores.

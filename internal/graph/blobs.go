@@ -118,16 +118,53 @@ func (g *Graph) LazyBlobs(r *Record) []LazyBlob {
 	return out
 }
 
-// Address returns the chain IDs by which layers on top of r are addressed (spec MGR-21). ok is false if it
-// has none, or if they cannot be trusted.
-func (g *Graph) Address(r *Record) (chain, blobChain string, ok bool) {
+// Address is what layers on top of a record are addressed by (spec MGR-21): Chain and BlobChain, and Layers, bottom first,
+// folded onto them. If there is nothing below Layers both are empty.
+type Address struct {
+	Chain, BlobChain string
+	Layers           []LayerID
+}
+
+// Address returns the address of r. ok is false if it has none, or if it cannot be trusted. What is stored of r
+// counts once ConfirmAddress said that it is right; until then it has to be made of its layers.
+func (g *Graph) Address(r *Record) (a Address, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if r.imm == nil || r.imm.Blob == nil || r.tainted {
-		return "", "", false
+	if r.tainted || !r.addressedLocked() {
+		return Address{}, false
 	}
-	chain, blobChain = r.imm.Blob.ChainID, r.imm.Blob.BlobChainID
-	return chain, blobChain, chain != "" && blobChain != ""
+	p := r
+	for ; p.kind == Layer && !p.confirmed; p = p.parents[0] {
+		a.Layers = append(a.Layers, layerIDLocked(p))
+	}
+	slices.Reverse(a.Layers)
+	if p.confirmed {
+		a.Chain, a.BlobChain = p.imm.Blob.ChainID, p.imm.Blob.BlobChainID
+	} else {
+		var below []LayerID
+		for _, l := range Layers(p) {
+			below = append(below, layerIDLocked(l))
+		}
+		a.Layers = append(below, a.Layers...)
+	}
+	for _, l := range a.Layers {
+		if l.Identity == "" || l.DiffID == "" {
+			return Address{}, false
+		}
+	}
+	return a, true
+}
+
+func (r *Record) addressedLocked() bool {
+	return r.imm != nil && r.imm.Blob != nil && r.imm.Blob.ChainID != "" && r.imm.Blob.BlobChainID != ""
+}
+
+// ConfirmAddress tells that the address of r was found to be chain and blobChain, and remembers it if that is
+// what is stored of it.
+func (g *Graph) ConfirmAddress(r *Record, chain, blobChain string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r.confirmed = r.addressedLocked() && r.imm.Blob.ChainID == chain && r.imm.Blob.BlobChainID == blobChain
 }
 
 // Reusable returns the records that consist of the layers of parent, which may be nil, and one more with the

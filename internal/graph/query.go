@@ -73,6 +73,7 @@ func (g *Graph) Patch(id string, f Field, from *Meta) bool {
 	}
 	if f&FieldBlob != 0 && m == r.imm {
 		g.unlistBlobLocked(r)
+		r.confirmed = false
 		if from.Blob != nil && from.Blob.Only && (m.Blob == nil || !m.Blob.Only) {
 			g.lazyGen++
 		}

@@ -52,6 +52,8 @@ type Record struct {
 	unlazyAt uint64
 	// tainted says that the record, or one it lies on, is legacy (spec REC-10).
 	tainted bool
+	// confirmed says that the address in imm.Blob is what its layers make; see Graph.Address.
+	confirmed bool
 }
 
 // Kind returns the family of the record's parents.
