@@ -132,13 +132,7 @@ func diffIDOf(desc ocispecs.Descriptor) digest.Digest {
 // byBlob gets a layer whose blob the registry has.
 func byBlob(t testing.TB, env *testutil.Env, r *registry, desc ocispecs.Descriptor, parent cache.ImmutableRef, opts ...cache.RefOption) cache.ImmutableRef {
 	t.Helper()
-	all := []ocispecs.Descriptor{}
-	r.mu.Lock()
-	for d := range r.blobs {
-		all = append(all, ocispecs.Descriptor{Digest: d})
-	}
-	r.mu.Unlock()
-	ref, err := env.Manager.GetByBlob(ctx, desc, parent, append([]cache.RefOption{r.handlers(all...)}, opts...)...)
+	ref, err := env.Manager.GetByBlob(ctx, desc, parent, append([]cache.RefOption{r.allHandlers()}, opts...)...)
 	require.NoError(t, err)
 	return ref
 }
@@ -235,4 +229,27 @@ func leaseNamed(id string) leases.Lease { return leases.Lease{ID: id} }
 
 func contentResource(desc ocispecs.Descriptor) leases.Resource {
 	return leases.Resource{ID: desc.Digest.String(), Type: "content"}
+}
+
+// allHandlers returns descriptor handlers for all blobs of the registry.
+func (r *registry) allHandlers() cache.DescHandlers {
+	var all []ocispecs.Descriptor
+	r.mu.Lock()
+	for d := range r.blobs {
+		all = append(all, ocispecs.Descriptor{Digest: d})
+	}
+	r.mu.Unlock()
+	return r.handlers(all...)
+}
+
+// joining is a context that tells when somebody first waits for its end.
+type joining struct {
+	context.Context //nolint:containedctx // it is one
+	once            sync.Once
+	asked           chan struct{}
+}
+
+func (j *joining) Done() <-chan struct{} {
+	j.once.Do(func() { close(j.asked) })
+	return j.Context.Done()
 }
