@@ -244,9 +244,9 @@ func (r *registry) allHandlers() cache.DescHandlers {
 
 // joining is a context that tells when somebody first waits for its end.
 type joining struct {
-	context.Context //nolint:containedctx // it is one
-	once            sync.Once
-	asked           chan struct{}
+	context.Context
+	once  sync.Once
+	asked chan struct{}
 }
 
 func (j *joining) Done() <-chan struct{} {
