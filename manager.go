@@ -84,9 +84,9 @@ type Manager interface {
 	// empty unless ManagerOpt.TrackHolders is set.
 	Holders(id string) []Holder
 	// Close waits for the operations under way, has the trees of idle records flushed to disk (see
-	// ManagerOpt.SyncFS), writes what is pending and closes the metadata store. It does not release refs, nor mounts that are in use: those go by their own releases, and
-	// an error tells of what nobody uses and cannot be unmounted. Calls afterwards fail with ErrClosed; a second Close
-	// returns nil.
+	// ManagerOpt.SyncFS), writes what is pending and closes the metadata store. It does not release refs, nor
+	// mounts that are in use: those go by their own releases, and an error tells of what nobody uses and cannot be
+	// unmounted. Calls afterwards fail with ErrClosed; a second Close returns nil.
 	Close() error
 }
 

@@ -294,6 +294,9 @@ func (r *recovery) repair(ctx context.Context, ids []string) error {
 	if err := r.repairLeases(ctx, drop); err != nil {
 		return err
 	}
+	if err := r.collectLost(ctx); err != nil {
+		return err
+	}
 	if len(gone) == 0 && len(r.clear) == 0 && len(r.lost.again) == 0 {
 		return nil
 	}

@@ -113,6 +113,16 @@ func (r *recovery) leaseAgain(ctx context.Context) error {
 	return nil
 }
 
+// collectLost has the lost snapshots removed, as far as the backend can be asked to, while the rows still say that they
+// are lost: one of a dropped record may be named by its chain ID, by which the next pull would find it.
+func (r *recovery) collectLost(ctx context.Context) error {
+	if len(r.lost.ids) == 0 || r.m.opt.GarbageCollect == nil {
+		return nil
+	}
+	_, err := r.m.opt.GarbageCollect(ctx)
+	return errors.Wrap(err, "collecting what was not on disk")
+}
+
 // writeAgain stores that records are lazy.
 func (r *recovery) writeAgain(w *metadata.Writer) error {
 	for _, lost := range r.lost.again {
