@@ -1,63 +1,21 @@
 package local
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"path/filepath"
 	"testing"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata/boltutil"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
-	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/layercache/cache/snapshot"
 	"github.com/layercache/cache/testutil/tree"
 )
-
-// layerBlob puts an uncompressed layer into the content store.
-func layerBlob(t *testing.T, p *Parts, entries ...tree.Entry) ocispecs.Descriptor {
-	t.Helper()
-	for i := range entries {
-		entries[i].UID, entries[i].GID = os.Geteuid(), os.Getegid()
-	}
-	data, err := tree.Tar(entries...)
-	require.NoError(t, err)
-	desc := ocispecs.Descriptor{MediaType: ocispecs.MediaTypeImageLayer, Digest: digest.FromBytes(data), Size: int64(len(data))}
-	require.NoError(t, content.WriteBlob(t.Context(), p.ContentStore, desc.Digest.String(), bytes.NewReader(data), desc))
-	return desc
-}
-
-// lease makes a lease on the snapshots, none of which need exist.
-func lease(t *testing.T, p *Parts, id string, names ...string) {
-	t.Helper()
-	require.NoError(t, addLease(t.Context(), p, id, id))
-	for _, name := range names {
-		require.NoError(t, p.LeaseManager.AddResource(t.Context(), leases.Lease{ID: id}, snapshotResource(p, name)))
-	}
-}
-
-// readView reads what a committed snapshot holds.
-func readView(t *testing.T, p *Parts, name string) tree.Tree {
-	t.Helper()
-	lease(t, p, name+"-view")
-	m, err := p.Snapshotter.View(t.Context(), name+"-view", name)
-	require.NoError(t, err)
-	lm := snapshot.LocalMounter(m)
-	dir, err := lm.Mount()
-	require.NoError(t, err)
-	got, err := tree.Read(dir)
-	require.NoError(t, err)
-	require.NoError(t, lm.Unmount())
-	require.NoError(t, p.LeaseManager.Delete(t.Context(), leases.Lease{ID: name + "-view"}))
-	return got
-}
 
 // TestRebase: a layer that was unpacked before its parent was there is, once committed onto it, what it would have been on top of it:
 // whiteout, opaque directory and the parent's files, by content. A Commit that is taken back, because its transaction failed or its process
