@@ -176,6 +176,10 @@ func (d *disk) commit(ctx context.Context, name, key, parent string) error {
 	if !ok {
 		return notFound("backend snapshot", key)
 	}
+	if s.kind == snapshots.KindView && s.parent != "" {
+		// No category: the native snapshotter trips over the directory that such a view does not have.
+		return errors.Errorf("view %q has no directory", key)
+	}
 	if _, ok := d.snaps[name]; ok {
 		return alreadyExists("backend snapshot", name)
 	}

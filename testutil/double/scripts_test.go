@@ -19,6 +19,17 @@ type script []struct {
 	want string
 }
 
+func prepare(key string) step {
+	return func(ctx context.Context, b *backend) string {
+		_, err := b.sn.Prepare(ctx, key, "")
+		return class(err)
+	}
+}
+
+func commit(name, key string) step {
+	return func(ctx context.Context, b *backend) string { return class(b.sn.Commit(ctx, name, key)) }
+}
+
 func runScript(t *testing.T, s script) {
 	p := newPair(t, t.TempDir())
 	t.Cleanup(p.peer.close)
@@ -63,15 +74,6 @@ func TestAgainstContainerdLeftIngest(t *testing.T) {
 // without an entry until one is deleted, and meanwhile the number in its key is given again, so that a
 // snapshot of the same name can neither be prepared nor committed.
 func TestAgainstContainerdRolledBackCommit(t *testing.T) {
-	prepare := func(key string) step {
-		return func(ctx context.Context, b *backend) string {
-			_, err := b.sn.Prepare(ctx, key, "")
-			return class(err)
-		}
-	}
-	commit := func(name, key string) step {
-		return func(ctx context.Context, b *backend) string { return class(b.sn.Commit(ctx, name, key)) }
-	}
 	remove := func(key string) step {
 		return func(ctx context.Context, b *backend) string { return class(b.sn.Remove(ctx, key)) }
 	}
@@ -106,5 +108,23 @@ func TestAgainstContainerdRolledBackCommit(t *testing.T) {
 		{remove("d"), "ok"},
 		{collect, "gc ok"},
 		{commit("d", "b"), "ok"},
+	})
+}
+
+// TestAgainstContainerdCommitOfView: a view cannot be committed, and how that is said depends on its having a parent.
+func TestAgainstContainerdCommitOfView(t *testing.T) {
+	view := func(key, parent string) step {
+		return func(ctx context.Context, b *backend) string {
+			_, err := b.sn.View(ctx, key, parent)
+			return class(err)
+		}
+	}
+	runScript(t, script{
+		{prepare("a"), "ok"},
+		{commit("b", "a"), "ok"},
+		{view("v", "b"), "ok"},
+		{commit("c", "v"), "error"},
+		{view("w", ""), "ok"},
+		{commit("c", "w"), "precondition"},
 	})
 }
