@@ -73,8 +73,8 @@ as_nobody() {
     GOPROXY=off GOFLAGS='-mod=readonly -buildvcs=false' GOTOOLCHAIN=local "$@" </dev/null)
 }
 
-# Tests and quickstart as user nobody (design 6b), on a copy of the tree that nobody can read but not write.
-# Test binaries come from root's build cache. quickstart is compiled by nobody, as the README says, from a module cache that was
+# Tests and examples as user nobody (design 6b), on a copy of the tree that nobody can read but not write.
+# Test binaries come from root's build cache. The examples are compiled by nobody, as the README says, from a module cache that was
 # filled for it: root's own may be out of its sight.
 step_nobody() {
   local tree=$work/nobody/tree pkg dir test
@@ -103,6 +103,7 @@ step_nobody() {
 
   fill_modcache "$nobody_modcache"
   quickstart as_nobody "$tree"
+  pull as_nobody "$tree"
 }
 
 # fill_modcache DIR: the modules of the root go.mod, taken from root's module cache where it has them.
@@ -137,7 +138,59 @@ quickstart() {
   rm -rf "$data"
 }
 
-# Every example builds, and quickstart does what the README promises, as root.
+# make_layout DIR: an OCI image layout of two layers for this machine, the second of which deletes a file of the first.
+make_layout() {
+  local dir=$1 files=$work/layout.files i arch diff_ids='' layers='' config manifest
+  arch=$(go env GOARCH)
+  mkdir -p "$dir/blobs/sha256" "$files/1/etc" "$files/2/etc"
+  printf 'kept\n' >"$files/1/etc/kept"
+  printf 'gone\n' >"$files/1/etc/gone"
+  : >"$files/2/etc/.wh.gone"
+  for i in 1 2; do
+    tar -c -C "$files/$i" --owner=0 --group=0 etc >"$files/$i.tar"
+    gzip -nc "$files/$i.tar" >"$files/$i.gz"
+    diff_ids+=${diff_ids:+,}\"sha256:$(sha256sum <"$files/$i.tar" | cut -d' ' -f1)\"
+    layers+=${layers:+,}$(add_blob "$dir" "$files/$i.gz" application/vnd.oci.image.layer.v1.tar+gzip)
+  done
+  printf '{"os":"linux","architecture":"%s","rootfs":{"type":"layers","diff_ids":[%s]}}' "$arch" "$diff_ids" >"$files/config"
+  config=$(add_blob "$dir" "$files/config" application/vnd.oci.image.config.v1+json)
+  printf '{"schemaVersion":2,"config":%s,"layers":[%s]}' "$config" "$layers" >"$files/manifest"
+  manifest=$(add_blob "$dir" "$files/manifest" application/vnd.oci.image.manifest.v1+json)
+  printf '{"schemaVersion":2,"manifests":[%s]}' "$manifest" >"$dir/index.json"
+  printf '{"imageLayoutVersion":"1.0.0"}' >"$dir/oci-layout"
+  rm -r "$files"
+}
+
+# add_blob LAYOUT FILE MEDIATYPE: copies the file into the layout and prints its descriptor.
+add_blob() {
+  local sum
+  sum=$(sha256sum <"$2" | cut -d' ' -f1)
+  cp "$2" "$1/blobs/sha256/$sum"
+  printf '{"mediaType":"%s","digest":"sha256:%s","size":%d}' "$3" "$sum" "$(stat -c %s "$2")"
+}
+
+# pull RUNNER DIR: the second example on an image made here: first nothing is fetched, then everything, then nothing again.
+pull() {
+  local runner=$1 tree=$2 data layout=$work/layout
+  [ -d "$layout" ] || make_layout "$layout"
+  chmod -R a+rX "$layout"
+  data=$("$runner" "$tree" mktemp -d)
+  "$runner" "$tree" go run ./examples/pull -cache "$data/cache" "$layout" >"$work/pull.1"
+  "$runner" "$tree" go run ./examples/pull -cache "$data/cache" -extract -list "$layout" >"$work/pull.2"
+  "$runner" "$tree" go run ./examples/pull -cache "$data/cache" -extract -list "$layout" >"$work/pull.3"
+  cat "$work/pull.2"
+  grep -qxE 'lazy +2 of 2 layers .*' "$work/pull.1" && grep -qxE 'done +0 blobs fetched .* 0 extracted' "$work/pull.1" || die 'pull fetched something unasked'
+  grep -qxE 'done +2 blobs fetched .* 2 extracted' "$work/pull.2" || die 'pull did not fetch and extract two layers'
+  grep -qxE 'done +0 blobs fetched .* 0 extracted' "$work/pull.3" || die 'the second run of pull did something again'
+  local out
+  for out in "$work/pull.2" "$work/pull.3"; do
+    grep -q ' etc/kept$' "$out" || die 'pull lost a file'
+    ! grep -q ' etc/gone$' "$out" || die 'pull lists a file that the image deletes'
+  done
+  rm -rf "$data"
+}
+
+# Every example builds, and quickstart and pull do what they promise, as root.
 step_examples() {
   local n
   n=$(go list ./examples/... | wc -l)
@@ -145,6 +198,7 @@ step_examples() {
   mkdir -p "$work/examples"
   go build -o "$work/examples/" ./examples/...
   quickstart as_root "$PWD"
+  pull as_root "$PWD"
 }
 
 # Other systems: everything compiles, tests included (vet type-checks them).

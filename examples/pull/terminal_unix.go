@@ -1,0 +1,27 @@
+//go:build unix
+
+package main
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// terminalOf returns the size of the terminal that f is, or nil if it is none that can be drawn on.
+func terminalOf(f *os.File) terminal {
+	size := func() (columns, rows int, ok bool) {
+		ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+		if err != nil {
+			return 0, 0, false
+		}
+		return int(ws.Col), int(ws.Row), true
+	}
+	if _, _, ok := size(); !ok || os.Getenv("TERM") == "dumb" {
+		return nil
+	}
+	return func() (int, int) {
+		columns, rows, _ := size()
+		return known(columns, rows)
+	}
+}
