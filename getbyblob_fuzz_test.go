@@ -17,7 +17,6 @@ import (
 
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/session"
-	"github.com/layercache/cache/snapshot"
 	"github.com/layercache/cache/testutil"
 )
 
@@ -34,14 +33,6 @@ const (
 	withExtract             // asks for the layer's tree, which cannot be had
 	withUnlazy              // asks for it at once
 )
-
-// renamed is a snapshotter under another name.
-type renamed struct {
-	snapshot.Snapshotter
-	name string
-}
-
-func (r renamed) Name() string { return r.name }
 
 // nothing is a provider that has no blob.
 type nothing struct{}
@@ -117,7 +108,7 @@ func fuzzEnv(t *testing.T, how byte) *testutil.Env {
 	t.Helper()
 	opts := []testutil.Option{testutil.Doubles(), testutil.Bare()}
 	if how&asStargz != 0 {
-		opts = append(opts, testutil.WithManagerOpt(func(opt *cache.ManagerOpt) { opt.Snapshotter = renamed{opt.Snapshotter, "stargz"} }))
+		opts = append(opts, named("stargz"))
 	}
 	return testutil.New(t, opts...)
 }
@@ -164,7 +155,7 @@ func tryDescriptor(t *testing.T, env *testutil.Env, desc ocispecs.Descriptor, ha
 		_, err = ref.FileList(ctx, nil)
 		require.Equal(t, desc.Digest == "", err == nil, "%+v", err)
 	}
-	requireSound(t, env)
+	requireAgreement(t, env)
 	again, err := get()
 	require.NoError(t, err)
 	require.Equal(t, id, again.ID(), "an equal call finds it")
@@ -172,7 +163,7 @@ func tryDescriptor(t *testing.T, env *testutil.Env, desc ocispecs.Descriptor, ha
 	release(t, ref)
 
 	env.Reopen()
-	requireSound(t, env)
+	requireAgreement(t, env)
 	ref, err = env.Manager.Get(ctx, id, nil, handlers)
 	require.NoError(t, err, "it is there after a restart")
 	release(t, ref)
@@ -192,12 +183,12 @@ func requireOnlyBase(t *testing.T, env *testutil.Env, how byte) {
 	stats := env.Manager.Stats()
 	require.Equal(t, want, stats.Records)
 	require.Zero(t, stats.Refs)
-	requireSound(t, env)
+	requireAgreement(t, env)
 }
 
-// requireSound demands that everything agrees. A call that fails returns before what it has started and nobody
+// requireAgreement demands that everything agrees. A call that fails returns before what it has started and nobody
 // waits for any more has come to its end.
-func requireSound(t *testing.T, env *testutil.Env) {
+func requireAgreement(t *testing.T, env *testutil.Env) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		findings, err := env.Manager.Check(ctx)

@@ -53,14 +53,14 @@ func (m *manager) pull(ctx context.Context, c *graph.Candidate, src source) erro
 	desc := handledDescriptor(c.Blob, dh)
 	start := m.eventStart()
 	leased, err := together(ctx, &m.pulls, d, func(ctx context.Context) (string, error) {
-		return c.ID, m.fetch(ctx, c.ID, desc, dh, src.session)
+		return c.ID, m.fetch(ctx, c.Record, c.ID, desc, dh, src.session)
 	})
 	m.observe(Event{Kind: EventPull, ID: c.ID, Size: desc.Size, Err: err}, start)
 	if err != nil {
 		return err
 	}
 	if leased != c.ID {
-		err = m.transact(ctx, func(ctx context.Context) error { return m.leaseVariant(ctx, c.ID, c.Blob.Digest) })
+		err = m.transact(ctx, func(ctx context.Context) error { return m.leaseVariant(ctx, c.Record, c.ID, c.Blob.Digest) })
 	}
 	if err == nil {
 		err = m.linkBlob(ctx, c.Record, c.ID, c.Blob.Digest, desc)
@@ -85,10 +85,10 @@ func (m *manager) blobLocal(ctx context.Context, d digest.Digest) (bool, error) 
 
 // fetch transfers a blob under a lease of its own, so that whoever waits for it may go without the others
 // losing it (quirk Q37). The record's lease on variants lists the blob from the start.
-func (m *manager) fetch(ctx context.Context, record string, desc ocispecs.Descriptor, dh *DescHandler, s session.Group) (err error) {
+func (m *manager) fetch(ctx context.Context, rec *graph.Record, id string, desc ocispecs.Descriptor, dh *DescHandler, s session.Group) (err error) {
 	if local, err := m.blobLocal(ctx, desc.Digest); err != nil || local {
 		if local { // the transfer before this one has just ended
-			err = m.transact(ctx, func(ctx context.Context) error { return m.leaseVariant(ctx, record, desc.Digest.String()) })
+			err = m.transact(ctx, func(ctx context.Context) error { return m.leaseVariant(ctx, rec, id, desc.Digest.String()) })
 		}
 		return err
 	}
@@ -108,8 +108,8 @@ func (m *manager) fetch(ctx context.Context, record string, desc ocispecs.Descri
 	}
 	defer leave()
 	blob := desc.Digest.String()
-	lease, err := m.leaseWork(ctx, record, func(ctx context.Context) error {
-		return m.leaseVariant(ctx, record, blob)
+	lease, err := m.leaseWork(ctx, id, func(ctx context.Context) error {
+		return m.leaseVariant(ctx, rec, id, blob)
 	}, contentResource(blob))
 	if err != nil {
 		return err
