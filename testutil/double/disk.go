@@ -58,10 +58,6 @@ func (d *disk) init(dir string) {
 func (d *disk) create(kind snapshots.Kind, key, parent string) (mounts []mount.Mount, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, ok := d.snaps[key]; ok {
-		// Not the category "already exists", which would say it of the caller's key.
-		return nil, errors.Errorf("backend snapshot %q exists", key)
-	}
 	s := &diskSnap{kind: kind, parent: parent}
 	var from string
 	if parent != "" {
@@ -73,6 +69,10 @@ func (d *disk) create(kind snapshots.Kind, key, parent string) (mounts []mount.M
 			return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "parent %q is not committed", parent)
 		}
 		from = p.dir
+	}
+	if _, ok := d.snaps[key]; ok {
+		// Not the category "already exists", which would say it of the caller's key.
+		return nil, errors.Errorf("backend snapshot %q exists", key)
 	}
 	if kind == snapshots.KindView && from != "" {
 		s.dir = from
