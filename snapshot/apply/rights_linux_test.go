@@ -65,7 +65,7 @@ func TestUnprivileged(t *testing.T) {
 	tmp := filepath.Join(dir, "tmp")
 	require.NoError(t, os.Mkdir(tmp, 0o700))
 	require.NoError(t, os.Chown(tmp, nobody, nobody))
-	runChild(t, "Test(LayersOnPlainDirectory|LockedDirectories|HostileOnPlainDirectory|NobodysRights|SquashOwners|BadStreams)", "nobody", binary, &syscall.SysProcAttr{
+	runChild(t, "Test(LayersOnPlainDirectory|LockedDirectories|HostileOnPlainDirectory|NobodysRights|SquashOwners|SquashedIsSaid|BadStreams)", "nobody", binary, &syscall.SysProcAttr{
 		Credential: &syscall.Credential{Uid: nobody, Gid: nobody},
 	}, "TMPDIR="+tmp)
 }
@@ -151,6 +151,18 @@ func TestSquashOwners(t *testing.T) {
 
 	err = applyTo(t, t.TempDir(), hostileDevice(t), apply.SquashOwners())
 	require.Truef(t, errdefs.IsInvalidArgument(err), "leaving devices out does not make one sound: %v", err)
+}
+
+// TestSquashedIsSaid: the result tells of a tree that is not quite the layer, and only of such (design 6b).
+func TestSquashedIsSaid(t *testing.T) {
+	store := &blobs{}
+	foreign, err := tree.Tar(tree.File("f", "x", tree.Owner(7, 8)))
+	require.NoError(t, err)
+	for want, data := range map[string][]byte{"true": foreign, "": pack(t, tree.File("f", "x"))} {
+		got, err := apply.New(store, apply.SquashOwners()).Apply(t.Context(), store.put(data, layerType), bind(t.TempDir()))
+		require.NoError(t, err)
+		require.Equal(t, want, got.Annotations[snapshot.AnnotationSquashed])
+	}
 }
 
 func hostileDevice(t *testing.T) []byte {
