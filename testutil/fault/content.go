@@ -30,6 +30,47 @@ const (
 	OpWriterClose         = "content.Writer.Close"
 )
 
+// Operations of a provider of blobs that are elsewhere, and of its readers. The key is the digest.
+const (
+	OpProviderReaderAt    = "provider.ReaderAt"
+	OpProviderReaderRead  = "provider.ReaderAt.ReadAt"
+	OpProviderReaderClose = "provider.ReaderAt.Close"
+)
+
+type provider struct {
+	f *Faults
+	p content.Provider
+}
+
+// Provider wraps what delivers blobs from elsewhere, with its readers.
+func (f *Faults) Provider(p content.Provider) content.Provider { return &provider{f: f, p: p} }
+
+func (w *provider) ReaderAt(ctx context.Context, desc ocispecs.Descriptor) (content.ReaderAt, error) {
+	ra, err := w.f.openReader(ctx, w.p, desc, OpProviderReaderAt)
+	if err != nil {
+		return nil, err
+	}
+	ra.read, ra.close = OpProviderReaderRead, OpProviderReaderClose
+	return ra, nil
+}
+
+// openReader opens a blob as the operation op.
+func (f *Faults) openReader(ctx context.Context, p content.Provider, desc ocispecs.Descriptor, op string) (*readerAt, error) {
+	key := desc.Digest.String()
+	var ra content.ReaderAt
+	err := f.Call(ctx, op, key, func() (err error) {
+		ra, err = p.ReaderAt(ctx, desc)
+		return err
+	})
+	if err != nil {
+		if ra != nil {
+			_ = ra.Close() // the caller will never see it; err is what counts
+		}
+		return nil, err
+	}
+	return &readerAt{f: f, ra: ra, key: key, ctx: ctx, read: OpReaderReadAt, close: OpReaderClose}, nil
+}
+
 type contentStore struct {
 	f  *Faults
 	cs content.Store
@@ -71,19 +112,11 @@ func (w *contentStore) Delete(ctx context.Context, dgst digest.Digest) error {
 }
 
 func (w *contentStore) ReaderAt(ctx context.Context, desc ocispecs.Descriptor) (content.ReaderAt, error) {
-	key := desc.Digest.String()
-	var ra content.ReaderAt
-	err := w.f.Call(ctx, OpContentReaderAt, key, func() (err error) {
-		ra, err = w.cs.ReaderAt(ctx, desc)
-		return err
-	})
+	ra, err := w.f.openReader(ctx, w.cs, desc, OpContentReaderAt)
 	if err != nil {
-		if ra != nil {
-			_ = ra.Close() // the caller will never see it; err is what counts
-		}
 		return nil, err
 	}
-	return &readerAt{f: w.f, ra: ra, key: key, ctx: ctx}, nil
+	return ra, nil
 }
 
 func (w *contentStore) Status(ctx context.Context, ref string) (st content.Status, err error) {
@@ -144,10 +177,12 @@ type readerAt struct {
 	ra  content.ReaderAt
 	key string
 	ctx context.Context
+	// read and close are the names of its operations.
+	read, close string
 }
 
 func (r *readerAt) ReadAt(p []byte, off int64) (n int, err error) {
-	err = r.f.Call(context.WithoutCancel(r.ctx), OpReaderReadAt, r.key, func() (err error) {
+	err = r.f.Call(context.WithoutCancel(r.ctx), r.read, r.key, func() (err error) {
 		n, err = r.ra.ReadAt(p, off)
 		return err
 	})
@@ -155,7 +190,7 @@ func (r *readerAt) ReadAt(p []byte, off int64) (n int, err error) {
 }
 
 func (r *readerAt) Close() error {
-	return r.f.Call(context.WithoutCancel(r.ctx), OpReaderClose, r.key, r.ra.Close)
+	return r.f.Call(context.WithoutCancel(r.ctx), r.close, r.key, r.ra.Close)
 }
 
 func (r *readerAt) Size() int64 { return r.ra.Size() }

@@ -132,6 +132,16 @@ func parts() []part {
 			f.Reset()
 			return ra
 		}},
+		{name: "provider", iface: reflect.TypeFor[content.Provider](), open: func(_ *testing.T, f *fault.Faults) any {
+			return f.Provider(double.New().ContentStore())
+		}},
+		{name: "provider's reader", iface: reflect.TypeFor[content.ReaderAt](), constant: []string{"Size"}, open: func(t *testing.T, f *fault.Faults) any {
+			cs := double.New().ContentStore()
+			ra, err := f.Provider(cs).ReaderAt(context.Background(), blob(t, cs))
+			require.NoError(t, err)
+			f.Reset()
+			return ra
+		}},
 		{name: "db", iface: reflect.TypeFor[fault.DB](), inner: map[string]int{"Update": 2}, open: func(t *testing.T, f *fault.Faults) any {
 			db, err := bbolt.Open(filepath.Join(t.TempDir(), "db"), 0o600, nil)
 			require.NoError(t, err)
