@@ -102,6 +102,7 @@ func (g *Graph) Insert(s Spec) (*Record, bool) {
 func (g *Graph) addRefLocked(r *Record, triggers bool) {
 	r.touched++
 	r.refs++
+	r.abandoned = false
 	g.refs++
 	if triggers {
 		r.triggers++
@@ -202,6 +203,7 @@ func (g *Graph) Link(r *Record, id string) bool {
 		return false
 	}
 	r.links++
+	r.abandoned = false
 	return true
 }
 

@@ -51,3 +51,35 @@ func TestInspect(t *testing.T) {
 	_, v := g.Writer("p")
 	require.Equal(t, Immutable, v)
 }
+
+// Spec MGR-25, quirk Q23: a record given up while its extraction is still being ended goes when that has ended, unless
+// somebody has taken it up meanwhile.
+func TestAbandonedWhilePinned(t *testing.T) {
+	made := func() (*Graph, *Record) {
+		g := New()
+		r, ok := g.Insert(Spec{State: Lazy, Imm: &Meta{ID: "i", Blob: &Blob{Only: true}}, Ref: true, Triggers: true})
+		require.True(t, ok)
+		require.True(t, g.Pin(r))
+		require.False(t, g.Abandon(r).Remove)
+		return g, r
+	}
+	g, r := made()
+	require.True(t, g.Unlink(r, 1).Remove)
+	require.Nil(t, g.names["i"])
+
+	for name, take := range map[string]func(g *Graph, r *Record){
+		"ref": func(g *Graph, r *Record) {
+			require.True(t, g.Clone(r, "i", false))
+			require.False(t, g.UndoRef(r).Remove)
+		},
+		"child": func(g *Graph, r *Record) {
+			require.True(t, g.Link(r, "i"))
+			require.False(t, g.Unlink(r, 1).Remove)
+		},
+	} {
+		g, r := made()
+		take(g, r)
+		require.False(t, g.Unlink(r, 1).Remove, name)
+		require.Equal(t, r, g.names["i"], name)
+	}
+}

@@ -78,7 +78,8 @@ func (g *Graph) UndoRef(r *Record) Outcome {
 }
 
 // Abandon takes back the only ref of a record that was just made and turned out to be of no use. If
-// nobody else has come to hold it, it is condemned.
+// nobody else has come to hold it, it is condemned: at once or, if work on it is still being ended, by the Unlink of
+// the last who pins it.
 func (g *Graph) Abandon(r *Record) Outcome {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -89,6 +90,7 @@ func (g *Graph) Abandon(r *Record) Outcome {
 		g.condemnLocked(r)
 		return Outcome{Last: true, Remove: true}
 	}
+	r.abandoned = r.refs == 0
 	return g.settleLocked(r, 0)
 }
 
@@ -99,6 +101,11 @@ func (g *Graph) settleLocked(r *Record, now int64) Outcome {
 		return o
 	}
 	o.Last = true
+	if r.abandoned && r.idleLocked() {
+		o.Remove = true
+		g.condemnLocked(r)
+		return o
+	}
 	if r.state == Sealed && r.links == 0 {
 		if !r.mut.Retain && !r.imm.Retain {
 			o.Remove = true

@@ -42,6 +42,7 @@ type Record struct {
 	snapshotCommitted     bool // finalized on disk, though the rows could not follow (REF-14)
 	strayLease            bool // a lease of the immutable name exists though nothing is finalized (MGR-14)
 	mounted               bool
+	abandoned             bool // of no use to who made it, see Graph.Abandon; whoever takes it up changes that
 	sizeGen               uint32
 	// touched counts refs taken, uses and patches: what makes a look at the record out of date
 	// though its state is the same.
