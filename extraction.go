@@ -42,6 +42,8 @@ type extraction struct {
 	garbage bool
 	// squashed says that the tree has other owners than the layer says.
 	squashed bool
+	// pinned are other records whose blobs were tried: without them their blobs may go.
+	pinned []*graph.Record
 }
 
 // extractLayer unpacks a layer's blob onto its parent's snapshot. Parent and blob are made available at the same time
@@ -54,6 +56,9 @@ func (m *manager) extractLayer(ctx context.Context, rec *graph.Record, st graph.
 	start := m.eventStart()
 	defer func() {
 		x.collect(ctx)
+		for _, other := range x.pinned {
+			m.unlink(context.WithoutCancel(ctx), other)
+		}
 		m.observe(Event{Kind: EventExtract, ID: st.Imm, Size: x.blob.Size, Err: err}, start)
 	}()
 	g, gctx := errgroup.WithContext(ctx)
@@ -120,7 +125,11 @@ func (x *extraction) fetch(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			break
 		}
-		if isDigest(other.Blob.Digest) && other.Blob.DiffID == own.Blob.DiffID && m.pull(ctx, &other, x.src) == nil {
+		if !isDigest(other.Blob.Digest) || other.Blob.DiffID != own.Blob.DiffID || !m.g.Pin(other.Record) {
+			continue
+		}
+		x.pinned = append(x.pinned, other.Record)
+		if m.pull(ctx, &other, x.src) == nil {
 			chosen, err = other, nil
 		}
 	}

@@ -41,8 +41,12 @@ func (r *immutableRef) FileList(ctx context.Context, s session.Group) ([]string,
 	if names, ok := r.keptFileList(); ok {
 		return names, nil
 	}
-	names, err := together(ctx, &m.listings, r.rec, func(ctx context.Context) ([]string, error) {
-		return m.listFiles(ctx, r, st, s)
+	names, err := together(ctx, &m.listings, r.rec, func(ctx context.Context) (names []string, err error) {
+		err = m.pinned(ctx, r.rec, func() (err error) {
+			names, err = m.listFiles(ctx, r, st, s)
+			return err
+		})
+		return names, err
 	})
 	if err != nil {
 		return nil, &LayerError{Record: r.id, Digest: digest.Digest(st.Blob.Digest), Action: "listing", Err: err}

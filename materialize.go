@@ -46,7 +46,9 @@ func (m *manager) materialize(ctx context.Context, rec *graph.Record, src source
 		return nil
 	}
 	_, err := together(ctx, &m.extractions, rec, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, m.extractPinned(ctx, rec, src)
+		return struct{}{}, m.pinned(ctx, rec, func() error {
+			return m.withRemoteLabels(ctx, rec, src, func(ctx context.Context) error { return m.extract(ctx, rec, src) })
+		})
 	})
 	return err
 }
@@ -66,13 +68,18 @@ func together[K comparable, V any](ctx context.Context, g *flight.Group[K, V], k
 	}
 }
 
-// extractPinned keeps the record from being pruned even when all who wanted it have gone.
-func (m *manager) extractPinned(ctx context.Context, rec *graph.Record, src source) error {
+// pinned runs fn, which is or may become work that nobody waits for, while Close waits for it and the record cannot be
+// pruned: what is done for a record that is gone would be left for nobody.
+func (m *manager) pinned(ctx context.Context, rec *graph.Record, fn func() error) error {
+	if err := m.life.again(); err != nil {
+		return err
+	}
+	defer m.life.end()
 	if !m.g.Pin(rec) {
 		return errNotFound
 	}
 	defer m.unlink(context.WithoutCancel(ctx), rec)
-	return m.withRemoteLabels(ctx, rec, src, func(ctx context.Context) error { return m.extract(ctx, rec, src) })
+	return fn()
 }
 
 // extract is materialize for the one who does it.
@@ -150,6 +157,7 @@ func (m *manager) noticeLoss(ctx context.Context, rec *graph.Record) error {
 	log.G(ctx).WithField("record", st.Imm).Warn("layer cache: a snapshot is gone and will be made again")
 	if m.forgetMounts(ctx, rec) { // they show what is gone
 		m.dropLease(ctx, st.Imm+viewSuffix)
+		m.collectGarbage(ctx) // else the next Mount would take the view up
 	}
 	m.g.SetMounted(rec, false)
 	return invariant.NoError(m.g.Lose(rec))

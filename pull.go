@@ -53,7 +53,7 @@ func (m *manager) pull(ctx context.Context, c *graph.Candidate, src source) erro
 	desc := handledDescriptor(c.Blob, dh)
 	start := m.eventStart()
 	leased, err := together(ctx, &m.pulls, d, func(ctx context.Context) (string, error) {
-		return c.ID, m.fetch(ctx, c.Record, c.ID, desc, dh, src.session)
+		return c.ID, m.pinned(ctx, c.Record, func() error { return m.fetch(ctx, c.Record, c.ID, desc, dh, src.session) })
 	})
 	m.observe(Event{Kind: EventPull, ID: c.ID, Size: desc.Size, Err: err}, start)
 	if err != nil {
@@ -72,7 +72,7 @@ func (m *manager) pull(ctx context.Context, c *graph.Candidate, src source) erro
 	if !ok || meta.Description != "" || len(meta.ImageRefs) == 0 {
 		return nil
 	}
-	return (&refMetadata{m: m, id: c.ID}).SetDescription("pulled from " + meta.ImageRefs[0])
+	return (&refMetadata{m: m, id: c.ID}).describe("pulled from " + meta.ImageRefs[0])
 }
 
 func (m *manager) blobLocal(ctx context.Context, d digest.Digest) (bool, error) {
