@@ -31,13 +31,17 @@ func (r *refMetadata) meta() graph.Meta {
 // store writes values of the row and then shows them. Setters of one record follow one another, so that
 // what memory shows last is what the database holds.
 func (r *refMetadata) store(f graph.Field, meta graph.Meta, write func(*metadata.RowWriter) error) error {
-	return r.storeLater(f, &meta, write)
+	if err := r.m.life.begin(); err != nil {
+		return errors.Wrapf(err, "changing record %q", r.id)
+	}
+	defer r.m.life.end()
+	return r.change(f, &meta, write)
 }
 
-// storeLater is store for values that write finds out, when no other setter is at work.
-func (r *refMetadata) storeLater(f graph.Field, meta *graph.Meta, write func(*metadata.RowWriter) error) error {
+// change is store for a part of an operation, and for values that write finds out when no other setter is at work.
+func (r *refMetadata) change(f graph.Field, meta *graph.Meta, write func(*metadata.RowWriter) error) error {
 	m := r.m
-	if err := m.life.begin(); err != nil {
+	if err := m.life.again(); err != nil {
 		return errors.Wrapf(err, "changing record %q", r.id)
 	}
 	defer m.life.end()
@@ -60,12 +64,28 @@ func (r *refMetadata) storeLater(f graph.Field, meta *graph.Meta, write func(*me
 		if errdefs.IsNotFound(err) {
 			err = errors.Wrap(errNotFound, err.Error())
 		}
+		r.showStored(f)
 		return errors.Wrapf(err, "changing record %q", r.id)
 	}
 	if f != 0 {
 		m.g.Patch(r.id, f, meta)
 	}
 	return nil
+}
+
+// showStored has memory show what the row holds after a write whose answer may only have been lost. If that cannot be
+// found out, memory stays as it is. The caller keeps other setters out.
+func (r *refMetadata) showStored(f graph.Field) {
+	if f == 0 {
+		return
+	}
+	_ = r.m.store.ReadRow(r.id, func(view metadata.RowView) error { // the caller has an error to return already
+		stored, err := readRow(r.id, view, map[string]string{})
+		if err == nil {
+			r.m.g.Patch(r.id, f, &stored.meta)
+		}
+		return err
+	})
 }
 
 func (r *refMetadata) set(f graph.Field, meta graph.Meta, key string, value any) error {
@@ -77,6 +97,14 @@ func (r *refMetadata) GetDescription() string { return r.meta().Description }
 func (r *refMetadata) SetDescription(text string) error {
 	text = storable(text)
 	return r.set(graph.FieldDescription, graph.Meta{Description: text}, keyDescription, text)
+}
+
+// describe is SetDescription for a part of an operation.
+func (r *refMetadata) describe(text string) error {
+	text = storable(text)
+	return r.change(graph.FieldDescription, &graph.Meta{Description: text}, func(w *metadata.RowWriter) error {
+		return w.Set(keyDescription, text, "")
+	})
 }
 
 func (r *refMetadata) GetCreatedAt() time.Time { return unixTime(r.meta().CreatedAt) }
@@ -108,7 +136,7 @@ func (r *refMetadata) addImageRefs(refs []string) error {
 		return nil
 	}
 	meta := graph.Meta{}
-	return r.storeLater(graph.FieldImageRefs, &meta, func(w *metadata.RowWriter) error {
+	return r.change(graph.FieldImageRefs, &meta, func(w *metadata.RowWriter) error {
 		meta.ImageRefs = appendNew(r.meta().ImageRefs, refs)
 		return w.Set(keyImageRefs, meta.ImageRefs, "")
 	})
