@@ -9,7 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/gc"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/bbolt"
@@ -217,6 +220,7 @@ func (e *Env) openParts(ctx context.Context) (opt cache.ManagerOpt, err error) {
 	if e.cfg.separate {
 		opt.Transactions = nil
 	}
+	opt.Applier = unsynced(opt.Applier)
 	var db fault.DB = e.db
 	if !e.cfg.bare {
 		db = e.Faults.DB(db)
@@ -253,6 +257,29 @@ func (e *Env) doubleOpt() cache.ManagerOpt {
 
 // noSync flushes nothing: no test gets to see what a machine forgets.
 func noSync(context.Context) error { return nil }
+
+// unsynced has an applier return without waiting for the disk, for the same reason as noSync.
+func unsynced(a diff.Applier) diff.Applier {
+	if d, ok := a.(snapshot.DetachedApplier); ok {
+		return unsyncedDetached{d}
+	}
+	return a
+}
+
+type unsyncedDetached struct{ snapshot.DetachedApplier }
+
+func noSyncFS(_ context.Context, _ ocispecs.Descriptor, c *diff.ApplyConfig) error {
+	c.SyncFs = false
+	return nil
+}
+
+func (a unsyncedDetached) Apply(ctx context.Context, desc ocispecs.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispecs.Descriptor, error) {
+	return a.DetachedApplier.Apply(ctx, desc, mounts, append(opts[:len(opts):len(opts)], noSyncFS)...)
+}
+
+func (a unsyncedDetached) ApplyDetached(ctx context.Context, desc ocispecs.Descriptor, dir string, opts ...diff.ApplyOpt) (ocispecs.Descriptor, error) {
+	return a.DetachedApplier.ApplyDetached(ctx, desc, dir, append(opts[:len(opts):len(opts)], noSyncFS)...)
+}
 
 // addFaults wraps the parts of a manager's options.
 func (e *Env) addFaults(opt *cache.ManagerOpt) {
