@@ -47,7 +47,7 @@ func TestNoBackendCallUnderTheGraphMutex(t *testing.T) {
 				})
 				require.NoError(t, op.do(ctx, s))
 				require.NotZero(t, calls.Load())
-				s.end(t, "", 0)
+				s.end(t, op, "", 0)
 			})
 		}
 	}

@@ -29,3 +29,16 @@ func SetPoolUnmount(m Manager, unmount func(dir string, detach bool) error) (res
 	sys.unmount = unmount
 	return func() { sys.unmount = before }
 }
+
+// Quiesce waits for work that goes on though nobody waits for it any more. Nothing may begin meanwhile.
+func Quiesce(m Manager) {
+	own := m.(*manager) //nolint:errcheck,forcetypeassert // a panic is what a wrong type deserves
+	own.listings.Wait()
+	own.extractions.Wait()
+	own.pulls.Wait()
+	own.life.mu.Lock()
+	defer own.life.mu.Unlock()
+	for own.life.running > 0 {
+		own.life.idle.Wait()
+	}
+}

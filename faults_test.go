@@ -34,13 +34,13 @@ func eachPoint(t *testing.T, when string, trouble func(env *testutil.Env, point 
 							require.NoError(t, op.do(ctx, s))
 							points = env.Faults.Len()
 							require.NotZero(t, points)
-							s.end(t, "no fault", 0)
+							s.end(t, op, "no fault", 0)
 							s = newScene(t, env, op)
 						}
 						opCtx := trouble(env, n)
 						err := op.do(opCtx, s)
 						after(t, s, n, err)
-						s.end(t, when, n)
+						s.end(t, op, when, n)
 					})
 					if !ok {
 						return
@@ -89,14 +89,16 @@ func TestGarbageCollectionAtEveryPoint(t *testing.T) {
 	})
 }
 
+// inTransaction tells whether anybody is in a transaction of the backend.
 func inTransaction(trace fault.Trace) bool {
-	for i := len(trace) - 1; i >= 0; i-- {
-		switch p := trace[i]; {
-		case p.Op == fault.OpTransactionFn:
-			return true
+	open := 0
+	for _, p := range trace {
+		switch {
+		case p.Op == fault.OpTransactionFn && p.When == fault.Before:
+			open++
 		case p.Op == fault.OpTransaction && p.When == fault.After:
-			return false
+			open--
 		}
 	}
-	return false
+	return open > 0
 }

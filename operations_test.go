@@ -27,6 +27,9 @@ type scene struct {
 	openID string // its mutable name
 	// loose is a committed layer that nobody asked to retain, if the operation wants one.
 	loose cache.ImmutableRef
+	// blobs has the layers that are got by their blobs, lazy those of them that are held.
+	blobs *sceneBlobs
+	lazy  map[string]cache.ImmutableRef
 	// names are the IDs of everything in the scene.
 	names map[string]names
 }
@@ -80,9 +83,13 @@ func (s *scene) sealed(name string, opts ...cache.RefOption) (immID, mutID strin
 }
 
 // end checks what must hold after any failure and lets go of everything.
-func (s *scene) end(t *testing.T, when string, point int) {
+func (s *scene) end(t *testing.T, op operation, when string, point int) {
 	t.Helper()
+	cache.Quiesce(s.env.Manager)
 	s.env.Faults.Reset()
+	if op.blob {
+		s.endBlobs(t, op, point%reopenEvery == 0)
+	}
 	requireFile(t, s.held, "held", "held")
 	release(t, s.mut, s.held)
 	if s.loose != nil {
@@ -92,7 +99,11 @@ func (s *scene) end(t *testing.T, when string, point int) {
 	requireUsage(t, s.env, 0, 0)
 	require.Empty(t, leaseIDs(t, s.env), "%s %d", when, point)
 	require.Empty(t, snapshotNames(t, s.env), "%s %d", when, point)
+	require.Empty(t, blobsOf(t, s.env), "%s %d", when, point)
 }
+
+// reopenEvery is at how many fault points one is followed by a restart.
+const reopenEvery = 3
 
 // operation is something that is tried at each of its fault points: with the call there failing, with the
 // caller's context ending there, with the process being killed there.
@@ -110,6 +121,12 @@ type operation struct {
 	// crash tells that the operation is tried in processes that are killed only: it does not leave an
 	// open cache if the backend fails.
 	crash bool
+	// blob tells that it is on layers that come from blobs; again, that it can be repeated.
+	blob, again bool
+	// concurrent tells that parts of it run at the same time, so that the order of its points varies.
+	concurrent bool
+	// lost tells that the scene misses a snapshot from the start.
+	lost bool
 }
 
 // operations are all there are. Later issues add theirs.
