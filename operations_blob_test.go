@@ -3,14 +3,14 @@ package cache_test
 import (
 	"context"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
@@ -32,12 +32,17 @@ type sceneBlobs struct {
 	descs map[string]ocispecs.Descriptor
 }
 
-var sharedSceneBlobs sync.Map // there is one
+var theSceneBlobs struct {
+	sync.Mutex
+	made *sceneBlobs
+}
 
 // newSceneBlobs returns what all scenes share: it does not change.
 func newSceneBlobs(t testing.TB) *sceneBlobs {
-	if b, ok := sharedSceneBlobs.Load(0); ok {
-		return b.(*sceneBlobs)
+	theSceneBlobs.Lock()
+	defer theSceneBlobs.Unlock()
+	if b := theSceneBlobs.made; b != nil {
+		return b
 	}
 	r := newRegistry()
 	b := &sceneBlobs{registry: r, descs: map[string]ocispecs.Descriptor{
@@ -46,7 +51,7 @@ func newSceneBlobs(t testing.TB) *sceneBlobs {
 		// It cannot be unpacked without what it lies on.
 		"ln": r.layer(t, "", tree.File("ln", "ln"), tree.Hardlink("dir/link", "zs")),
 	}}
-	sharedSceneBlobs.Store(0, b)
+	theSceneBlobs.made = b
 	return b
 }
 
@@ -112,12 +117,18 @@ func lazyChain(s *scene) {
 func lostTop(s *scene) {
 	top := s.lazyLayer("zs", "zs", s.lazyLayer("gz", "gz", nil))
 	require.NoError(s.t, top.Extract(ctx, nil))
-	id := snapshotOf(s.t, s.env, top.ID())
-	if s.env.Double != nil {
-		require.NoError(s.t, s.env.Double.LoseSnapshot(id))
-	} else {
-		require.NoError(s.t, s.env.Opt.Snapshotter.Remove(ctx, id))
-	}
+	loseSnapshot(s.t, s.env, top.ID())
+}
+
+// loseSnapshot has the snapshot of a layer collected that nothing lies on, and its lease look as before.
+func loseSnapshot(t testing.TB, env *testutil.Env, id string) {
+	t.Helper()
+	snap := leases.Resource{ID: snapshotOf(t, env, id), Type: "snapshots/" + env.Opt.Snapshotter.Name()}
+	require.NoError(t, env.Opt.LeaseManager.DeleteResource(ctx, leases.Lease{ID: id}, snap))
+	require.NoError(t, env.GC(ctx))
+	_, err := env.Opt.Snapshotter.Stat(ctx, snap.ID)
+	require.True(t, errdefs.IsNotFound(err), "%v", err)
+	require.NoError(t, env.Opt.LeaseManager.AddResource(ctx, leases.Lease{ID: id}, snap))
 }
 
 // snapshotOf returns the snapshot of a record by its row.
@@ -324,14 +335,4 @@ func blobsOf(t *testing.T, env *testutil.Env) (found []digest.Digest) {
 		return nil
 	}))
 	return found
-}
-
-// requireBlobText reads, in a tree, the file of the layer with a blob.
-func requireBlobText(t *testing.T, b *sceneBlobs, dir, blob string) {
-	t.Helper()
-	name, ok := b.fileOf(blob)
-	require.True(t, ok, "blob %s", blob)
-	got, err := os.ReadFile(filepath.Join(dir, name))
-	require.NoError(t, err)
-	require.Equal(t, name, string(got))
 }
