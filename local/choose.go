@@ -15,7 +15,9 @@ type backend struct {
 	name, reason string
 	// quick tells whether its writes may share transactions.
 	quick bool
-	open  func(root string) (snapshots.Snapshotter, error)
+	// numbered tells that it is one of containerd's, whose directories are numbered by their database.
+	numbered bool
+	open     func(root string) (snapshots.Snapshotter, error)
 }
 
 // match checks the snapshotter asked for against those the directory knows and returns the name
@@ -51,7 +53,7 @@ func choose(dir, name string, found inspection, opts Options) (backend, error) {
 	case opts.NewSnapshotter != nil:
 		return backend{name: name, reason: "made by the caller", quick: opts.QuickSnapshots, open: opts.NewSnapshotter}, nil
 	case name == Native:
-		return backend{name: Native, reason: reason, open: native.NewSnapshotter}, nil
+		return backend{name: Native, reason: reason, numbered: true, open: native.NewSnapshotter}, nil
 	case name == Overlayfs && made:
 		// The filesystem has proved itself when the directory was made; privileges may differ.
 		if !canMount() {
@@ -68,5 +70,5 @@ func choose(dir, name string, found inspection, opts Options) (backend, error) {
 	case name == Overlayfs:
 		return backend{}, &causedError{kind: ErrSnapshotter, cause: errors.Wrapf(err, "%s does not work in %s", Overlayfs, dir)}
 	}
-	return backend{name: Native, reason: fmt.Sprintf("%s does not work here: %v", Overlayfs, err), open: native.NewSnapshotter}, nil
+	return backend{name: Native, reason: fmt.Sprintf("%s does not work here: %v", Overlayfs, err), numbered: true, open: native.NewSnapshotter}, nil
 }

@@ -43,32 +43,7 @@ func inspect(dir string) (inspection, error) {
 // snapshottersOf reads the snapshotters' names from containerd's metadata at path. No file, and
 // the empty one that is left if its making was interrupted, hold none.
 func snapshottersOf(path string) (names []string, err error) {
-	st, err := os.Stat(path)
-	if os.IsNotExist(err) || err == nil && st.Size() == 0 {
-		return nil, nil
-	} else if err != nil {
-		return nil, errors.WithStack(err)
-	}
-	defer recoverDamage(path, &err)
-	var file *os.File
-	db, err := bolt.Open(path, databaseMode, &bolt.Options{ReadOnly: true, Timeout: lockWait, OpenFile: func(path string, flag int, mode os.FileMode) (f *os.File, err error) {
-		file, err = os.OpenFile(path, flag, mode)
-		return file, err
-	}})
-	if err != nil {
-		return nil, errors.Wrapf(err, "open %s for reading", path)
-	}
-	defer func() {
-		unlock(file) // bolt does so only with what it opened for writing
-		if cerr := db.Close(); cerr != nil && err == nil {
-			err = errors.WithStack(cerr)
-		}
-	}()
-	err = db.View(func(tx *bolt.Tx) error {
-		// A file cut short would be mapped as it is, and touching what is missing kills the process.
-		if st.Size() < tx.Size() {
-			return errors.Wrapf(ErrForeign, "%s has %d of %d bytes", path, st.Size(), tx.Size())
-		}
+	err = readDB(path, func(tx *bolt.Tx) error {
 		top := tx.Bucket([]byte(backendTopLevel))
 		if top == nil {
 			if k, _ := tx.Cursor().First(); k != nil {
@@ -83,6 +58,38 @@ func snapshottersOf(path string) (names []string, err error) {
 		return nil
 	})
 	return names, err
+}
+
+// readDB calls fn with the database at path, which is not written to. It does not call it if there is no file, or an empty one.
+func readDB(path string, fn func(tx *bolt.Tx) error) (err error) {
+	st, err := os.Stat(path)
+	if os.IsNotExist(err) || err == nil && st.Size() == 0 {
+		return nil
+	} else if err != nil {
+		return errors.WithStack(err)
+	}
+	defer recoverDamage(path, &err)
+	var file *os.File
+	db, err := bolt.Open(path, databaseMode, &bolt.Options{ReadOnly: true, Timeout: lockWait, OpenFile: func(path string, flag int, mode os.FileMode) (f *os.File, err error) {
+		file, err = os.OpenFile(path, flag, mode)
+		return file, err
+	}})
+	if err != nil {
+		return errors.Wrapf(err, "open %s for reading", path)
+	}
+	defer func() {
+		unlock(file) // bolt does so only with what it opened for writing
+		if cerr := db.Close(); cerr != nil && err == nil {
+			err = errors.WithStack(cerr)
+		}
+	}()
+	return db.View(func(tx *bolt.Tx) error {
+		// A file cut short would be mapped as it is, and touching what is missing kills the process.
+		if st.Size() < tx.Size() {
+			return errors.Wrapf(ErrForeign, "%s has %d of %d bytes", path, st.Size(), tx.Size())
+		}
+		return fn(tx)
+	})
 }
 
 // namesInSnapshots returns the snapshotters that have at least one snapshot in any namespace.

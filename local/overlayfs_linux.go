@@ -24,7 +24,7 @@ import (
 // and a row, since data is removed asynchronously. Commit adds up the sizes of the layer's own files, but
 // containerd does so inside of its transaction in any case.
 func overlayfsBackend(reason string) backend {
-	return backend{name: Overlayfs, reason: reason, quick: true, open: openOverlayfs}
+	return backend{name: Overlayfs, reason: reason, quick: true, numbered: true, open: openOverlayfs}
 }
 
 func openOverlayfs(root string) (snapshots.Snapshotter, error) {

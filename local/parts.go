@@ -147,6 +147,11 @@ func (p *Parts) openBackend(ctx context.Context, sn backend) error {
 	if err != nil {
 		return errors.Wrap(err, "open content store")
 	}
+	if sn.numbered {
+		if err := clearHalfMade(ctx, filepath.Join(p.Dir, snapshotsDir)); err != nil {
+			return err
+		}
+	}
 	trees, err := sn.open(filepath.Join(p.Dir, snapshotsDir))
 	if err != nil {
 		return errors.Wrapf(err, "open snapshotter %s", sn.name)

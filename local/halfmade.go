@@ -1,0 +1,62 @@
+package local
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/containerd/log"
+	"github.com/pkg/errors"
+	bolt "go.etcd.io/bbolt"
+)
+
+// clearHalfMade takes away the snapshot directory that one of containerd's snapshotters was making when its process
+// died. They number directories by a sequence in their database, and put a new one in its place before they
+// commit. A kill in between takes the number back, but leaves the directory. The next
+// snapshot gets the same number, and its making fails with "file exists"; or, where removal is asynchronous, a collection that found the
+// old directory deletes what is in the new one.
+//
+// As they write one at a time, there is at most one such directory, and it has the number after the last. root is the
+// snapshotter's, and it must not be open.
+func clearHalfMade(ctx context.Context, root string) error {
+	var next uint64
+	err := readDB(filepath.Join(root, snapshotterDB), func(tx *bolt.Tx) error {
+		if top := tx.Bucket([]byte("v1")); top != nil {
+			if rows := top.Bucket([]byte("snapshots")); rows != nil {
+				next = rows.Sequence() + 1
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return errors.Wrap(err, "look for a half-made snapshot")
+	}
+	if next == 0 {
+		next = 1 // nothing was ever committed
+	}
+	trees := filepath.Join(root, "snapshots")
+	left := filepath.Join(trees, strconv.FormatUint(next, 10))
+	if _, err := os.Lstat(left); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return errors.WithStack(err)
+	}
+	log.G(ctx).WithField("path", left).Info("layer cache: removing a snapshot that was being made when its process died")
+	// Out of the way in any case; without privileges not all that is in it need be removable.
+	aside, err := os.MkdirTemp(trees, "new-")
+	if err == nil {
+		err = os.Remove(aside) // for its name
+	}
+	if err != nil {
+		return errors.WithStack(err)
+	}
+	if err := os.Rename(left, aside); err != nil {
+		return errors.Wrap(err, "move a half-made snapshot out of the way")
+	}
+	if err := os.RemoveAll(aside); err != nil {
+		log.G(ctx).WithError(err).Warn("layer cache: a half-made snapshot is left")
+	}
+	return nil
+}
