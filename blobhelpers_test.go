@@ -5,6 +5,8 @@ import (
 	"compress/gzip"
 	"context"
 	"io"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -252,4 +254,21 @@ type joining struct {
 func (j *joining) Done() <-chan struct{} {
 	j.once.Do(func() { close(j.asked) })
 	return j.Context.Done()
+}
+
+// makeLegacy gives a finalized record another snapshot, by hand, which is named as releases did that verified nothing.
+func makeLegacy(t testing.TB, env *testutil.Env, id, name, text string) {
+	t.Helper()
+	sn, lm := env.Opt.Snapshotter, env.Opt.LeaseManager
+	require.NoError(t, lm.AddResource(ctx, leaseNamed(id), leases.Resource{ID: name, Type: "snapshots/" + sn.Name()}))
+	leased := leases.WithLease(ctx, id)
+	require.NoError(t, sn.Prepare(leased, "by hand", ""))
+	mountable, err := sn.Mounts(ctx, "by hand")
+	require.NoError(t, err)
+	mounter := snapshot.LocalMounter(mountable)
+	dir, err := mounter.Mount()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "f"), []byte(text), 0o600))
+	require.NoError(t, mounter.Unmount())
+	require.NoError(t, sn.Commit(leased, name, "by hand"))
 }

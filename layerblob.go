@@ -10,6 +10,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/internal/layertype"
 	"github.com/layercache/cache/snapshot"
 )
 
@@ -67,7 +68,10 @@ func checkLayer(desc ocispecs.Descriptor, caps snapshot.Capabilities) (*layerBlo
 		desc.URLs[i] = storable(u)
 	}
 	b := &layerBlob{desc: desc, blobID: chainID(desc.Digest, diffID)}
-	b.id = graph.LayerID{Digest: desc.Digest.String(), DiffID: diffID.String(), Identity: layer.String()}
+	b.id = graph.LayerID{
+		Digest: desc.Digest.String(), DiffID: diffID.String(), Identity: layer.String(),
+		MediaType: desc.MediaType, Size: desc.Size, Common: layertype.Common(desc.MediaType),
+	}
 	b.chain, b.blobChain = layer, b.blobID
 	return b, nil
 }
@@ -123,7 +127,7 @@ func (b *layerBlob) row() *graph.Blob {
 	return &graph.Blob{
 		Digest: b.id.Digest, DiffID: b.id.DiffID, LayerIdentity: b.id.Identity,
 		ChainID: b.chain.String(), BlobChainID: b.blobChain.String(),
-		MediaType: b.desc.MediaType, URLs: b.desc.URLs, Size: b.desc.Size, Only: true,
+		MediaType: b.desc.MediaType, URLs: b.desc.URLs, Size: b.desc.Size, Only: true, Common: b.id.Common,
 	}
 }
 

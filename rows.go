@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/internal/layertype"
 	"github.com/layercache/cache/metadata"
 )
 
@@ -149,6 +150,7 @@ func setBlob(b *graph.Blob, key string, raw []byte, interned map[string]string) 
 		b.Size = jsonInt(raw, sizeUnknown)
 	case keyMediaType:
 		b.MediaType = internText(interned, raw)
+		b.Common = layertype.Common(b.MediaType)
 	case keyURLs:
 		b.URLs = jsonStrings(raw)
 	}

@@ -9,7 +9,14 @@ type LazyBlob struct{ ID, SnapshotID, Digest string }
 
 // LayerID says what a layer's content is: its blob, the blob uncompressed, and the identity by which its
 // chain ID was made.
-type LayerID struct{ Digest, DiffID, Identity string }
+type LayerID struct {
+	Digest, DiffID, Identity string
+	// What else is said of the blob. Size is 0 or less if unknown, as MediaType is if empty; Common says that it is one of
+	// an ordinary layer.
+	MediaType string
+	Size      int64
+	Common    bool
+}
 
 // Candidate is a record that was found by its content.
 type Candidate struct {
@@ -224,7 +231,10 @@ func (b *Blob) layerID() LayerID {
 	if b == nil {
 		return LayerID{}
 	}
-	return LayerID{Digest: b.Digest, DiffID: b.DiffID, Identity: b.LayerIdentity}
+	return LayerID{
+		Digest: b.Digest, DiffID: b.DiffID, Identity: b.LayerIdentity,
+		MediaType: b.MediaType, Size: b.Size, Common: b.Common,
+	}
 }
 
 // sameLayersLocked tells whether the layers of r are those of parent and top on them. Blob digests count
@@ -261,5 +271,14 @@ func sameLayer(a, b LayerID, blobs bool) bool {
 	if a.Identity == "" || a.Identity != b.Identity || a.DiffID != b.DiffID {
 		return false // what has no identity is like nothing else
 	}
-	return !blobs || a.Digest == b.Digest
+	return !blobs || a.Digest == b.Digest && a.agrees(&b)
+}
+
+// agrees tells whether what is said of one blob can be true of both. What nobody verifies, such as a wrong size, makes a
+// layer that cannot be pulled or unpacked: whoever says it must not spoil the layer for the others (fault 41).
+func (l *LayerID) agrees(with *LayerID) bool {
+	if l.Size > 0 && with.Size > 0 && l.Size != with.Size {
+		return false
+	}
+	return l.MediaType == with.MediaType || l.Common && with.Common || l.MediaType == "" || with.MediaType == ""
 }

@@ -95,6 +95,8 @@ type Blob struct {
 	Size                          int64
 	// Only says that no snapshot was extracted yet.
 	Only bool
+	// Common says that MediaType is one of an ordinary layer.
+	Common bool
 }
 
 // Field selects members of Meta.

@@ -11,26 +11,8 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/internal/decompress"
+	"github.com/layercache/cache/internal/layertype"
 )
-
-// plainTypes are the media types of layers as they are, or as their first bytes tell: whether
-// they say gzip or zstd makes no difference.
-var plainTypes = map[string]bool{
-	"application/vnd.oci.image.layer.v1.tar":                       true,
-	"application/vnd.oci.image.layer.v1.tar+gzip":                  true,
-	"application/vnd.oci.image.layer.v1.tar+zstd":                  true,
-	"application/vnd.oci.image.layer.nondistributable.v1.tar":      true,
-	"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": true,
-	"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": true,
-	"application/vnd.docker.image.rootfs.diff.tar":                 true,
-	"application/vnd.docker.image.rootfs.diff.tar.gzip":            true,
-	"application/vnd.docker.image.rootfs.diff.tar.zstd":            true,
-	"application/vnd.docker.image.rootfs.diff.tar+zstd":            true,
-	"application/vnd.docker.image.rootfs.foreign.diff.tar":         true,
-	"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":    true,
-	"application/vnd.docker.image.rootfs.foreign.diff.tar.zstd":    true,
-	"application/vnd.docker.image.rootfs.foreign.diff.tar+zstd":    true,
-}
 
 // stream is the archive in a blob, being read.
 type stream struct {
@@ -81,7 +63,7 @@ func (j *job) open(ctx context.Context) (_ *stream, err error) {
 // more types than it knows, starts programs to decompress.
 func (s *stream) process(ctx context.Context, j *job, src io.Reader) (io.Reader, error) {
 	mediaType := j.desc.MediaType
-	for step := 0; !plainTypes[mediaType]; step++ {
+	for step := 0; !layertype.Common(mediaType); step++ {
 		const most = 16 // they could hand a stream round in circles
 		if len(j.config.ProcessorPayloads) == 0 || step == most {
 			return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "media type %q is not that of a layer", mediaType)
