@@ -23,6 +23,7 @@ import (
 	"github.com/layercache/cache/snapshot"
 	"github.com/layercache/cache/testutil"
 	"github.com/layercache/cache/testutil/tree"
+	"github.com/layercache/cache/usage"
 )
 
 // registry serves blobs from memory, and counts and disturbs what is read.
@@ -272,3 +273,6 @@ func makeLegacy(t testing.TB, env *testutil.Env, id, name, text string) {
 	require.NoError(t, mounter.Unmount())
 	require.NoError(t, sn.Commit(leased, name, "by hand"))
 }
+
+// pruneAll is the policy that spares nothing but what is in use.
+var pruneAll = usage.PruneInfo{All: true}

@@ -79,8 +79,11 @@ func (m *manager) extractLayer(ctx context.Context, rec *graph.Record, st graph.
 	return x.commit(ctx)
 }
 
-// failed names record and blob in an error.
+// failed names record and blob in an error, unless it names those of a layer below.
 func (x *extraction) failed(action string, err error) error {
+	if below := (*LayerError)(nil); errors.As(err, &below) {
+		return err
+	}
 	d := x.blob.Digest
 	if d == "" && x.st.Blob != nil {
 		d = digest.Digest(x.st.Blob.Digest)
