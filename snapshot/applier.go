@@ -26,7 +26,7 @@ type DetachedApplier interface {
 // ErrNeedsParent reports that a layer has to be unpacked on top of its parent. It is also errdefs' "failed precondition".
 var ErrNeedsParent = errors.WithMessage(errdefs.ErrFailedPrecondition, "the layer needs its parent to be unpacked")
 
-// AnnotationSquashed, with the value "true", is on the descriptor that an applier returns if the tree it made has other owners,
+// AnnotationSquashed is on the descriptor that an applier returns, with the value "true", if the tree it made has other owners,
 // modes or files than the layer says, because the process lacks the right to make them. The cache puts it as a label
 // on the snapshot.
 const AnnotationSquashed = "layercache.io/squashed"
