@@ -180,7 +180,7 @@ func TestAllVerbsAtOnce(t *testing.T) {
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
 			var wg sync.WaitGroup
-			st := &stress{env: env, base: base, m: env.Manager}
+			st := newStress(t, env, base)
 			for w := range 6 {
 				wg.Go(func() {
 					rng := rand.New(rand.NewPCG(seed, uint64(w)))
@@ -193,9 +193,13 @@ func TestAllVerbsAtOnce(t *testing.T) {
 				})
 			}
 			watchdog(t, &wg)
+			cache.Quiesce(env.Manager)
 			release(t, base)
 			prune(t, env, usage.PruneInfo{All: true})
 			requireUsage(t, env, 0, 0)
+			requireNoWork(t, env)
+			require.Empty(t, leaseIDs(t, env))
+			require.Empty(t, blobsOf(t, env))
 			st.ids = nil
 			require.Less(t, heapInUse(), heap+heapSlack, "what is gone must not be remembered")
 		})
@@ -237,7 +241,7 @@ func TestCloseAmongAllVerbs(t *testing.T) {
 			for range stressRounds(t, 12) {
 				var wg sync.WaitGroup
 				var steps atomic.Int32
-				st := &stress{env: env, base: base, m: env.Manager}
+				st := newStress(t, env, base)
 				seed := rand.Uint64()
 				busy := make(chan struct{})
 				for w := range 4 {
@@ -291,8 +295,11 @@ type stress struct {
 	env  *testutil.Env
 	m    cache.Manager // stays when env closes its own
 	base cache.ImmutableRef
-	mu   sync.Mutex
-	ids  []string
+	// blobs are layers that come from blobs; handlers are for all of them.
+	blobs    *sceneBlobs
+	handlers cache.DescHandlers
+	mu       sync.Mutex
+	ids      []string
 }
 
 func (s *stress) remember(ids ...string) {
@@ -323,7 +330,9 @@ func expected(err error) error {
 
 func (s *stress) step(rng *rand.Rand) error {
 	m := s.m
-	switch rng.IntN(10) {
+	switch rng.IntN(14) {
+	case 10, 11, 12, 13:
+		return expected(s.layers(rng))
 	case 0:
 		return expected(m.Prune(ctx, nil, usage.PruneInfo{Filter: []string{"id~=^[0-3]"}}))
 	case 1:
@@ -332,7 +341,7 @@ func (s *stress) step(rng *rand.Rand) error {
 	case 2:
 		return s.env.GC(ctx)
 	case 3, 4:
-		ref, err := m.Get(ctx, s.pick(rng), nil)
+		ref, err := m.Get(ctx, s.pick(rng), nil, s.handlers)
 		if err != nil {
 			return expected(err)
 		}
@@ -350,7 +359,7 @@ func (s *stress) step(rng *rand.Rand) error {
 	}
 	parent := s.base
 	if rng.IntN(3) == 0 {
-		if got, err := m.Get(ctx, s.pick(rng), nil); err == nil {
+		if got, err := m.Get(ctx, s.pick(rng), nil, s.handlers); err == nil {
 			defer func() { _ = got.Release(ctx) }()
 			parent = got
 		}
