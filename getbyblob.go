@@ -112,7 +112,7 @@ func (m *manager) takeNew(ctx context.Context, c *graph.Candidate, o refOptions)
 func (m *manager) takeReused(ctx context.Context, c *graph.Candidate, o refOptions) (*immutableRef, error) {
 	err := (&refMetadata{m: m, id: c.ID}).addImageRefs(o.imageRefs)
 	if err == nil && o.unlazyWanted {
-		err = m.materialize(ctx, c.Record, source{handlers: o.handlers, session: o.unlazy})
+		err = m.materializeAgain(ctx, c.Record, source{handlers: o.handlers, session: o.unlazy})
 	}
 	if err != nil {
 		m.settle(ctx, c.Record, m.g.UndoRef(c.Record))

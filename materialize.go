@@ -28,10 +28,7 @@ func (r *immutableRef) Extract(ctx context.Context, s session.Group) error {
 		return errors.Wrapf(err, "extracting record %q", r.id)
 	}
 	defer giveBack(ctx)
-	if err := m.noticeLoss(ctx, r.rec); err != nil {
-		return errors.Wrapf(err, "extracting record %q", r.id)
-	}
-	return m.materialize(ctx, r.rec, r.source(s))
+	return errors.WithMessagef(m.materializeAgain(ctx, r.rec, r.source(s)), "extracting record %q", r.id)
 }
 
 func (r *immutableRef) source(s session.Group) source {
@@ -66,6 +63,14 @@ func together[K comparable, V any](ctx context.Context, g *flight.Group[K, V], k
 			return v, err
 		}
 	}
+}
+
+// materializeAgain is materialize for those who ask for nothing but the snapshot: one that vanished is made again.
+func (m *manager) materializeAgain(ctx context.Context, rec *graph.Record, src source) error {
+	if err := m.noticeLoss(ctx, rec); err != nil {
+		return err
+	}
+	return m.materialize(ctx, rec, src)
 }
 
 // pinned runs fn, which is or may become work that nobody waits for, while Close waits for it and the record cannot be
