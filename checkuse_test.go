@@ -222,7 +222,7 @@ func TestCheckBesideAllVerbs(t *testing.T) {
 			rounds := stressRounds(t, 60)
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
-			st := &stress{env: env, base: base, m: env.Manager}
+			st := newStress(t, env, base)
 			var users, checkers sync.WaitGroup
 			var over atomic.Bool
 			var checks atomic.Int32
@@ -249,9 +249,9 @@ func TestCheckBesideAllVerbs(t *testing.T) {
 					}
 				})
 			}
-			watchdog(t, &users)
+			watchdog(t, &users, &st.steps)
 			over.Store(true)
-			watchdog(t, &checkers)
+			watchdog(t, &checkers, &st.steps)
 			require.NotZero(t, checks.Load())
 			t.Logf("%d checks", checks.Load())
 			release(t, base)

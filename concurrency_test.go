@@ -192,7 +192,7 @@ func TestAllVerbsAtOnce(t *testing.T) {
 					}
 				})
 			}
-			watchdog(t, &wg)
+			watchdog(t, &wg, &st.steps)
 			cache.Quiesce(env.Manager)
 			release(t, base)
 			prune(t, env, usage.PruneInfo{All: true})
@@ -264,7 +264,7 @@ func TestCloseAmongAllVerbs(t *testing.T) {
 				}
 				<-busy
 				require.NoError(t, env.Manager.Close())
-				watchdog(t, &wg)
+				watchdog(t, &wg, &st.steps)
 				require.NoError(t, env.Close())
 				env.Open()
 				var err error
@@ -276,18 +276,25 @@ func TestCloseAmongAllVerbs(t *testing.T) {
 	}
 }
 
-// watchdog waits, and shows every goroutine if that takes longer than any run of the test could.
-func watchdog(t *testing.T, wg *sync.WaitGroup) {
+// watchdog waits, and shows every goroutine if no step was made for longer than any could take.
+func watchdog(t *testing.T, wg *sync.WaitGroup, steps *atomic.Int64) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() { wg.Wait(); close(done) }()
-	timer := time.NewTimer(2 * time.Minute)
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
-		buf := make([]byte, 1<<20)
-		panic("deadlock\n" + string(buf[:runtime.Stack(buf, true)]))
+	ticker := time.NewTicker(2 * time.Minute)
+	defer ticker.Stop()
+	for before := int64(-1); ; {
+		select {
+		case <-done:
+			return
+		case <-ticker.C:
+		}
+		now := steps.Load()
+		if now == before {
+			buf := make([]byte, 1<<20)
+			panic("deadlock\n" + string(buf[:runtime.Stack(buf, true)]))
+		}
+		before = now
 	}
 }
 
@@ -298,6 +305,7 @@ type stress struct {
 	// blobs are layers that come from blobs; handlers are for all of them.
 	blobs    *sceneBlobs
 	handlers cache.DescHandlers
+	steps    atomic.Int64
 	mu       sync.Mutex
 	ids      []string
 }
@@ -329,6 +337,7 @@ func expected(err error) error {
 }
 
 func (s *stress) step(rng *rand.Rand) error {
+	defer s.steps.Add(1)
 	m := s.m
 	switch rng.IntN(14) {
 	case 10, 11, 12, 13:
