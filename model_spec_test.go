@@ -25,6 +25,7 @@ type half struct {
 	values   map[string]value
 	count    int
 	lastUsed int64 // Unix nanoseconds, 0 for never
+	fromBlob bool
 }
 
 // value is what SetString stores.
@@ -38,6 +39,11 @@ type layer struct {
 	consumed bool // the mutable handle that Commit consumed is still registered (spec REF-16)
 	owes     bool // the mutable half is to be bumped on its own retention path (spec REF-4)
 	viewed   bool // there is a view lease (spec MNT-2, REF-6)
+
+	blob   string // in blobPool, "" for a layer that was built
+	only   bool   // it was never extracted
+	linked bool   // there is a lease on variants
+	listed bool   // its files are
 }
 
 // handle is a ref. It stays in the model when it is released, since callers keep such, too.
@@ -47,6 +53,7 @@ type handle struct {
 	layer    *layer // also when the layer is gone
 	triggers bool   // spec REF-2
 	released bool
+	handled  bool // it has handlers for all blobs
 }
 
 // answer is what a call is to say.
@@ -57,6 +64,9 @@ const (
 	notFound answer = "not found"
 	locked   answer = "locked"
 	invalid  answer = "invalid"
+	// missing is NeedsRemoteProviderError, precondition any other failed precondition.
+	missing      answer = "missing handlers"
+	precondition answer = "failed precondition"
 )
 
 // uses are the use counts at some time; a crash goes back to them.
@@ -80,10 +90,12 @@ type model struct {
 	handles []*handle // of this opening
 	history []uses    // which a crash may go back to, oldest first
 	births  int
+	// local are the blobs in the content store, snaps the keys of the snapshots of layers from blobs.
+	local, snaps map[string]bool
 }
 
 func newModel(now time.Time) *model {
-	m := &model{now: now}
+	m := &model{now: now, local: map[string]bool{}, snaps: map[string]bool{}}
 	m.flushed()
 	return m
 }
@@ -128,11 +140,14 @@ func (m *model) create(parent *handle) (*handle, answer) {
 			return nil, notFound
 		}
 		m.finalizeLayer(parent.layer)
+		m.extract(parent.layer)
 		l.parent, l.files = parent.layer, maps.Clone(parent.layer.files)
 	}
 	l.mut = m.newHalf("m", l)
 	m.layers = append(m.layers, l)
-	return m.newHandle(l.mut, true), fine // spec REF-2
+	h := m.newHandle(l.mut, true) // spec REF-2
+	h.handled = parent != nil && parent.handled
+	return h, fine
 }
 
 // commit is Commit (spec REF-15 to REF-17). Only what 1.3 lists is copied.
@@ -141,7 +156,9 @@ func (m *model) commit(r *handle) (*handle, answer) {
 		return nil, invalid
 	}
 	r.released = true
-	return m.seal(r.layer, true), fine
+	imm := m.seal(r.layer, true)
+	imm.handled = r.handled
+	return imm, fine
 }
 
 func (m *model) seal(l *layer, triggers bool) *handle {
@@ -152,19 +169,22 @@ func (m *model) seal(l *layer, triggers bool) *handle {
 }
 
 // get is Get (spec MGR-7, MGR-9 to MGR-11).
-func (m *model) get(h *half, triggers bool) (*handle, answer) {
+func (m *model) get(h *half, triggers, handled bool) (r *handle, _ answer) {
 	l := h.layer
 	switch {
 	case l == nil:
 		return nil, notFound
-	case h == l.imm:
-		return m.newHandle(h, triggers), fine
-	case m.locked(l):
+	case h != l.imm && m.locked(l):
 		return nil, locked
+	case !handled && m.unreachable(l):
+		return nil, missing
 	case l.imm != nil:
-		return m.newHandle(l.imm, triggers), fine
+		r = m.newHandle(l.imm, triggers)
+	default:
+		r = m.seal(l, triggers)
 	}
-	return m.seal(l, triggers), fine
+	r.handled = handled
+	return r, fine
 }
 
 // getMutable is GetMutable (spec MGR-13, MGR-14).
@@ -179,6 +199,9 @@ func (m *model) getMutable(h *half) (*handle, answer) {
 	if all, _ := m.live(l); all > 0 {
 		return nil, locked
 	}
+	if m.unreachable(l) {
+		return nil, missing
+	}
 	if l.imm != nil {
 		l.imm.layer, l.imm = nil, nil
 	}
@@ -188,7 +211,7 @@ func (m *model) getMutable(h *half) (*handle, answer) {
 // clone is Clone (spec REF-1): of a record that is gone it is a released handle.
 func (m *model) clone(r *handle) *handle {
 	c := m.newHandle(r.half, false)
-	c.layer, c.released = r.layer, r.half.layer == nil
+	c.layer, c.released, c.handled = r.layer, r.half.layer == nil, r.handled
 	return c
 }
 
@@ -218,6 +241,7 @@ func (m *model) mount(r *handle, readonly bool) answer {
 		if !readonly {
 			m.finalizeLayer(r.layer)
 		}
+		m.extract(r.layer)
 		r.layer.viewed = r.layer.viewed || r.layer.mut == nil
 	}
 	return fine

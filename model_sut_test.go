@@ -2,12 +2,14 @@ package cache_test
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
@@ -69,6 +71,7 @@ func (s *sut) mutable(h *handle) cache.MutableRef {
 func (s *sut) expect(want answer, err error, what string) {
 	s.tb.Helper()
 	got := answer("another error")
+	var lazy cache.NeedsRemoteProviderError
 	switch {
 	case err == nil:
 		got = fine
@@ -79,6 +82,10 @@ func (s *sut) expect(want answer, err error, what string) {
 		got = locked
 	case errdefs.IsInvalidArgument(err):
 		got = invalid
+	case errors.As(err, &lazy):
+		got = missing
+	case errdefs.IsFailedPrecondition(err):
+		got = precondition
 	}
 	require.Equal(s.tb, want, got, "%s: %s: %v", s.name, what, err)
 }
@@ -153,6 +160,14 @@ func (s *sut) leases() (ids []string) {
 		ids = append(ids, l.ID)
 	}
 	return ids
+}
+
+func (s *sut) blobs() (digests []string) {
+	require.NoError(s.tb, s.env.Opt.ContentStore.Walk(ctx, func(info content.Info) error {
+		digests = append(digests, info.Digest.String())
+		return nil
+	}))
+	return digests
 }
 
 func (s *sut) snapshots() (names []string) {

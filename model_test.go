@@ -22,10 +22,10 @@ import (
 // Random scripts of everything that can be done with records, on the backends in memory and on the model side
 // by side: whatever one call answers, and all that DiskUsage, Search and the refs show after every step, has to be the
 // same. A script that fails is shrunk; rapid prints its seed and a file from which it can be run again.
-// spec MGR-1, MGR-2, MGR-6, MGR-7, MGR-9, MGR-10, MGR-11, MGR-13, MGR-14, MGR-41, REF-1, REF-2, REF-3, REF-4, REF-5,
+// spec MGR-1, MGR-2, MGR-6, MGR-7, MGR-8, MGR-9, MGR-10, MGR-11, MGR-13, MGR-14, MGR-17, MGR-21, MGR-23, MGR-27, MGR-29, MGR-30, MGR-41, EXT-3, EXT-6, VAR-1, REF-20, REF-1, REF-2, REF-3, REF-4, REF-5,
 // REF-6, REF-7, REF-8, REF-8a, REF-10, REF-11, REF-15, REF-16, REF-17, REF-19, MNT-2, MNT-3, MNT-5, MV-1, MV-2, MV-3,
 // MV-4, META-8, DU-1, DU-2, DU-3, DU-5, DU-6, PRN-7, PRN-8, PRN-9, PRN-10, PRN-11, PRN-12, PRN-16, PRN-18, PRN-19,
-// FLT-1, FLT-2, INIT-6, INIT-8, INIT-11, INIT-12
+// FLT-1, FLT-2, INIT-4, INIT-6, INIT-8, INIT-11, INIT-12, fault 1, fault 3, fault 8, fault 9, quirks Q02, Q24, Q33, Q36, Q75
 func TestModel(t *testing.T) {
 	fewerChecks(t, 3)
 	rapid.Check(t, func(rt *rapid.T) { runScript(t, rt, "doubles", "joined", "separate") })
@@ -86,6 +86,7 @@ func runScript(t *testing.T, rt *rapid.T, names ...string) {
 		"new": x.create, "new child": x.createChild, "build": x.build, "build child": x.buildChild, "write": x.write, "commit": x.commit, "finalize": x.finalize, "get": x.get, "get again": x.get,
 		"get mutable": x.getMutable, "clone": x.clone, "release": x.release, "release all": x.releaseAll, "read": x.read,
 		"set value": x.setValue, "set": x.set, "chain": x.chain, "disk usage": x.diskUsage, "prune": x.prune,
+		"get by blob": x.getByBlob, "get child by blob": x.getChildByBlob, "extract": x.extract, "list files": x.listFiles, "lose": x.lose,
 		"collect garbage": x.collect, "flush": x.flush, "wait": x.wait, "reopen": x.reopen, "crash": x.crash,
 	} {
 		actions[name] = func(rt *rapid.T) {
@@ -95,6 +96,7 @@ func runScript(t *testing.T, rt *rapid.T, names ...string) {
 	}
 	rt.Repeat(actions)
 	x.releaseAll(rt)
+	x.mend()
 	x.reopen(rt) // takes what lost its policy while it was idle, which the cleanup would wonder about
 	x.compare(rt)
 	whole = true
@@ -174,6 +176,7 @@ var (
 
 // makeLayer returns nil if the parent is gone.
 func (x *script) makeLayer(rt *rapid.T, parent *handle) *handle {
+	x.skipUnhandled(rt, parent)
 	retain := rapid.IntRange(0, 2).Draw(rt, "retain") > 0
 	desc := rapid.SampledFrom(descriptions).Draw(rt, "description")
 	kind := rapid.SampledFrom(kinds).Draw(rt, "type")
@@ -249,6 +252,7 @@ func (x *script) writeFile(h *handle, name, text string) {
 func (x *script) read(rt *rapid.T) {
 	h := x.pickHandle(rt, anyHandle)
 	readonly := rapid.Bool().Draw(rt, "readonly")
+	x.skipUnhandled(rt, h)
 	want := x.m.mount(h, readonly)
 	for _, s := range x.suts {
 		if want != fine {
@@ -290,8 +294,14 @@ func (x *script) get(rt *rapid.T) {
 	if !rapid.Bool().Draw(rt, "triggers") {
 		opts = append(opts, cache.NoUpdateLastUsed)
 	}
-	h, want := x.m.get(half, len(opts) == 0)
+	triggers, handled := len(opts) == 0, rapid.IntRange(0, 3).Draw(rt, "handlers") > 0
+	h, want := x.m.get(half, triggers, handled)
 	for _, s := range x.suts {
+		opts := opts
+		if handled {
+			_, handlers := pool(s.tb)
+			opts = append(opts[:len(opts):len(opts)], handlers)
+		}
 		ref, err := s.env.Manager.Get(ctx, s.id(half), nil, opts...)
 		s.expect(want, err, "Get")
 		if err == nil {
