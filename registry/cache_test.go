@@ -33,8 +33,14 @@ type rig struct {
 }
 
 // onEach runs a test on the native snapshotter, which needs no privilege, and on overlayfs.
-func onEach(t *testing.T, fn func(t *testing.T, r *rig)) {
+func onEach(t *testing.T, fn func(t *testing.T, r *rig)) { onSome(t, true, fn) }
+
+// onSome leaves overlayfs out if it makes no difference, and a test takes long.
+func onSome(t *testing.T, overlay bool, fn func(t *testing.T, r *rig)) {
 	t.Run("native", func(t *testing.T) { fn(t, newRig(t, false)) })
+	if !overlay {
+		return
+	}
 	t.Run("overlayfs", func(t *testing.T) {
 		need.Overlay(t)
 		fn(t, newRig(t, true))

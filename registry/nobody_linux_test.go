@@ -19,7 +19,7 @@ import (
 // asNobody are the tests that an ordinary user must be able to run, on the native snapshotter.
 var asNobody = []string{
 	"TestModel", "TestLazyPull", "TestOnDemand", "TestSharedLayers", "TestEitherCompression", "TestVanishedIsPulledAgain",
-	"TestForgedDiffID", "TestCallerGoes", "TestTogether",
+	"TestForgedDiffID", "TestCallerGoes", "TestTogether", "TestManyImages",
 }
 
 // Design section 6b: whole images are pulled and extracted without any privilege. The tests above run once more in a process of
@@ -42,6 +42,11 @@ func TestAsNobody(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), binary, "-test.v", "-test.run", "^("+strings.Join(asNobody, "|")+")$")
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + tmp, "TMPDIR=" + tmp}
+	for _, name := range []string{"LAYERCACHE_IMAGES", "LAYERCACHE_IMAGES_FROM"} {
+		if value, ok := os.LookupEnv(name); ok {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
