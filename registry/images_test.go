@@ -64,6 +64,21 @@ func newImage(t testing.TB, seed uint64, f format, n int) *image {
 	return img
 }
 
+// with returns the image with one more layer of the given entries.
+func (img *image) with(t testing.TB, f format, entries ...tree.Entry) *image {
+	t.Helper()
+	archived, err := tree.Tar(entries...)
+	require.NoError(t, err)
+	out, m := &image{holds: img.holds, layers: slices.Clone(img.layers), trees: slices.Clone(img.trees)}, newModel()
+	out.add(t, f, archived)
+	for _, l := range out.layers {
+		require.NoError(t, m.apply(l.tar))
+	}
+	out.tree = m.tree()
+	out.trees = append(out.trees, out.tree)
+	return out
+}
+
 // mix returns an image with the same layers, each in the next of the formats.
 func (img *image) mix(t testing.TB, formats ...format) *image {
 	t.Helper()

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -90,8 +91,8 @@ func TestFirstWaiterGoes(t *testing.T) {
 				d := img.layers[held].desc.Digest
 				g := newGate()
 				r.blob(d, g.stall)
-				watched := &spy{Provider: remote.provider}
-				remote.provider = watched
+				watched := newSpy()
+				remote.provider = spied{remote.provider, watched}
 				ref := r.get(remote)
 				chain := ref.LayerChain()
 
@@ -129,22 +130,26 @@ type waiterKey int
 
 func as(ctx context.Context, n waiterKey) context.Context { return context.WithValue(ctx, n, true) }
 
-// spy remembers the context that a provider is asked in for each blob. That is of a transfer that callers share, and finds
+// spy remembers the context that providers are asked in for each blob. That is of a transfer that callers share, and finds
 // the values in the contexts of all of them: it tells who takes part.
 type spy struct {
-	content.Provider
 	mu   sync.Mutex
 	seen map[digest.Digest]func(waiterKey) bool
 }
 
-func (s *spy) ReaderAt(ctx context.Context, desc ocispecs.Descriptor) (content.ReaderAt, error) {
-	s.mu.Lock()
-	if s.seen == nil {
-		s.seen = map[digest.Digest]func(waiterKey) bool{}
-	}
-	s.seen[desc.Digest] = func(n waiterKey) bool { return ctx.Value(n) != nil }
-	s.mu.Unlock()
-	return s.Provider.ReaderAt(ctx, desc)
+// spied is a provider that a spy watches.
+type spied struct {
+	content.Provider
+	by *spy
+}
+
+func newSpy() *spy { return &spy{seen: map[digest.Digest]func(waiterKey) bool{}} }
+
+func (p spied) ReaderAt(ctx context.Context, desc ocispecs.Descriptor) (content.ReaderAt, error) {
+	p.by.mu.Lock()
+	p.by.seen[desc.Digest] = func(n waiterKey) bool { return ctx.Value(n) != nil }
+	p.by.mu.Unlock()
+	return p.Provider.ReaderAt(ctx, desc)
 }
 
 // joined waits until callers wait for the transfer of a blob.
@@ -156,6 +161,50 @@ func (s *spy) joined(t testing.TB, d digest.Digest, ns ...waiterKey) {
 	for _, n := range ns {
 		require.Eventually(t, func() bool { return has(n) }, deadline, tick, "caller %d does not come", n)
 	}
+}
+
+// Two images have one blob on different layers: it is fetched once for both records, and is each one's own, so that it stays when the
+// other goes. Spec PULL-1, PULL-3, quirk Q52.
+func TestOneBlobOnTwoBases(t *testing.T) {
+	onEach(t, func(t *testing.T, r *rig) {
+		own := tree.Owner(os.Geteuid(), os.Getegid())
+		top := []tree.Entry{tree.Dir("shared", own), tree.File("shared/file", "one blob", own)}
+		images := []*image{newImage(t, 1700, gzipped, 1).with(t, gzipped, top...), newImage(t, 1701, zstded, 1).with(t, gzipped, top...)}
+		d := images[0].layers[1].desc.Digest
+		require.Equal(t, d, images[1].layers[1].desc.Digest)
+		g := newGate()
+		watched := newSpy()
+		remotes, refs, errs := make([]*remoteImage, 2), make([]cache.ImmutableRef, 2), make(chan error, 2)
+		for i, img := range images {
+			remotes[i] = r.publishAs(t, fmt.Sprintf("%s/%d", repoName(t), i), img)
+			remotes[i].provider = spied{remotes[i].provider, watched}
+			refs[i] = r.get(remotes[i])
+		}
+		require.NotEqual(t, refs[0].ID(), refs[1].ID())
+		r.blob(d, g.stall)
+		for i := range refs {
+			go func() { errs <- refs[i].Extract(as(t.Context(), waiterKey(i)), nil) }()
+		}
+		await(t, g.reached)
+		watched.joined(t, d, 0, 1)
+		close(g.open)
+		for range refs {
+			require.NoError(t, await(t, errs))
+		}
+		require.Equal(t, 1, r.gets(d))
+		for i, ref := range refs {
+			require.Equal(t, "pulled from "+remotes[i].ref, ref.GetDescription())
+			r.requireTree(images[i].tree, ref)
+		}
+		r.release(refs[0])
+		require.NoError(t, pruneAll(t.Context(), r.Manager))
+		r.gc()
+		require.True(t, r.local(d))
+		r.requireTree(images[1].tree, refs[1])
+		r.release(refs[1])
+		r.requireTidy()
+		r.requireEmpty()
+	})
 }
 
 // Faults 25, 26: while the registry does not answer for one layer, everything that has nothing to do with it goes on: Get, New, Commit,
