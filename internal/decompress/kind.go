@@ -1,6 +1,7 @@
 package decompress
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"io"
@@ -34,6 +35,9 @@ func (k Kind) String() string {
 // maxWindow is how far back a zstd frame may refer, in bytes, and so what a decoder holds in memory at
 // most. It is what `zstd -d` accepts without further options, and all that `zstd --ultra` uses.
 const maxWindow = 128 << 20
+
+// inputSize is how much of a gzip stream is read at once: enough for the reads to cost nothing beside the decoding.
+const inputSize = 64 << 10
 
 // headSize is how many bytes Detect looks at.
 const headSize = 4
@@ -88,7 +92,7 @@ type decoder struct {
 func newDecoder(kind Kind, src io.Reader) (*decoder, error) {
 	switch kind {
 	case Gzip:
-		r, err := gzip.NewReader(src)
+		r, err := gzip.NewReader(bufio.NewReaderSize(src, inputSize)) // which would take one of 4 KiB else
 		if err != nil {
 			return nil, err
 		}
