@@ -40,7 +40,9 @@ var keptAnnotations = map[string]bool{
 func (m *manager) linkBlob(ctx context.Context, rec *graph.Record, id, own string, desc ocispecs.Descriptor) error {
 	info, err := m.opt.ContentStore.Info(ctx, desc.Digest)
 	if err == nil {
-		err = m.labelBlob(ctx, desc.Digest, variantLabels(info.Labels, own, desc))
+		if add := variantLabels(info.Labels, own, desc); !labelled(info.Labels, add) {
+			err = m.labelBlob(ctx, desc.Digest, add)
+		}
 	}
 	if err == nil && desc.Digest.String() != own {
 		err = m.labelBlob(ctx, digest.Digest(own), map[string]string{labelBlobRef + desc.Digest.String(): desc.Digest.String()})
@@ -93,6 +95,16 @@ func variantLabels(have map[string]string, own string, desc ocispecs.Descriptor)
 		}
 	}
 	return add
+}
+
+// labelled tells whether a blob has labels already, as one has that was committed with them.
+func labelled(have, labels map[string]string) bool {
+	for k, v := range labels {
+		if have[k] != v {
+			return false
+		}
+	}
+	return true
 }
 
 // fitsLabel tells whether the backend takes a label: containerd's limit is 4096 bytes for key and value.

@@ -49,6 +49,7 @@ type extraction struct {
 // extractLayer unpacks a layer's blob onto its parent's snapshot. Parent and blob are made available at the same time
 // (spec EXT-6), and where snapshotter and applier allow it the blob is unpacked before the parent is there.
 func (m *manager) extractLayer(ctx context.Context, rec *graph.Record, st graph.Status, src source) (err error) {
+	src = m.ranked(src)
 	x := &extraction{m: m, rec: rec, st: st, src: src}
 	if rec.Kind() == graph.Layer {
 		x.parent = rec.Parents()[0]
@@ -63,9 +64,7 @@ func (m *manager) extractLayer(ctx context.Context, rec *graph.Record, st graph.
 	}()
 	g, gctx := errgroup.WithContext(ctx)
 	if x.parent != nil {
-		below := src
-		below.below = true
-		g.Go(func() error { return m.materialize(gctx, x.parent, below) })
+		g.Go(func() error { return m.materialize(gctx, x.parent, src.under()) })
 	}
 	g.Go(func() error { return x.fetchAndUnpack(gctx) })
 	if err := g.Wait(); err != nil {
@@ -243,7 +242,7 @@ func (x *extraction) unpackOnParent(ctx context.Context) error {
 // before the snapshot is committed, and so before any row speaks of it (design section 5).
 func (x *extraction) unpack(ctx context.Context, apply func(context.Context, []mount.Mount) (ocispecs.Descriptor, error)) (err error) {
 	m := x.m
-	leave, err := m.unpacking.Enter(ctx, struct{}{})
+	leave, err := m.unpacking.Enter(ctx, struct{}{}, x.src.rank)
 	if err != nil {
 		return err
 	}

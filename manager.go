@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	stderrors "errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -122,6 +123,7 @@ type manager struct {
 	pulls       flight.Group[digest.Digest, string]
 	origins     flight.Limit[string]
 	unpacking   flight.Limit[struct{}]
+	calls       atomic.Uint64 // numbers what waits for the two above; see ranked
 	work        workLeases
 	mounts      mountTable
 	pool        *mountPool

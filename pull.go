@@ -13,6 +13,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pkg/errors"
 
+	"github.com/layercache/cache/internal/flight"
 	"github.com/layercache/cache/internal/graph"
 	"github.com/layercache/cache/progress"
 	"github.com/layercache/cache/session"
@@ -25,6 +26,24 @@ type source struct {
 	progress progress.Controller
 	// below says that the record is only needed for one that lies on it.
 	below bool
+	// rank tells where the work on the record comes in. The layers of an image are pulled and unpacked from
+	// the lowest on, since each is committed only on top of those below.
+	rank flight.Rank
+}
+
+// ranked gives a source that has no rank the one of somebody who comes now.
+func (m *manager) ranked(src source) source {
+	if src.rank.Call == 0 {
+		src.rank.Call = m.calls.Add(1)
+	}
+	return src
+}
+
+// under is the source for the parent of a record, whose turn is before the record's.
+func (s source) under() source {
+	s.below = true
+	s.rank.Step--
+	return s
 }
 
 const (
@@ -50,10 +69,10 @@ func (m *manager) pull(ctx context.Context, c *graph.Candidate, src source) erro
 	if dh == nil {
 		return errors.WithMessage(NeedsRemoteProviderError{d}, "unexpected nil descriptor handler")
 	}
-	desc := handledDescriptor(c.Blob, dh)
+	desc, src := handledDescriptor(c.Blob, dh), m.ranked(src)
 	start := m.eventStart()
 	leased, err := together(ctx, &m.pulls, d, func(ctx context.Context) (string, error) {
-		return c.ID, m.pinned(ctx, c.Record, func() error { return m.fetch(ctx, c.Record, c.ID, desc, dh, src.session) })
+		return c.ID, m.pinned(ctx, c.Record, func() error { return m.fetch(ctx, c.Record, c.ID, desc, dh, src) })
 	})
 	m.observe(Event{Kind: EventPull, ID: c.ID, Size: desc.Size, Err: err}, start)
 	if err != nil {
@@ -85,7 +104,7 @@ func (m *manager) blobLocal(ctx context.Context, d digest.Digest) (bool, error) 
 
 // fetch transfers a blob under a lease of its own, so that whoever waits for it may go without the others
 // losing it (quirk Q37). The record's lease on variants lists the blob from the start.
-func (m *manager) fetch(ctx context.Context, rec *graph.Record, id string, desc ocispecs.Descriptor, dh *DescHandler, s session.Group) (err error) {
+func (m *manager) fetch(ctx context.Context, rec *graph.Record, id string, desc ocispecs.Descriptor, dh *DescHandler, src source) (err error) {
 	if local, err := m.blobLocal(ctx, desc.Digest); err != nil || local {
 		if local { // the transfer before this one has just ended
 			err = m.transact(ctx, func(ctx context.Context) error { return m.leaseVariant(ctx, rec, id, desc.Digest.String()) })
@@ -102,7 +121,7 @@ func (m *manager) fetch(ctx context.Context, rec *graph.Record, id string, desc 
 			defer func() { stop(err) }() // with what it really ended with (quirk Q38)
 		}
 	}
-	leave, err := m.origins.Enter(ctx, dh.Ref)
+	leave, err := m.origins.Enter(ctx, dh.Ref, src.rank)
 	if err != nil {
 		return err
 	}
@@ -116,14 +135,15 @@ func (m *manager) fetch(ctx context.Context, rec *graph.Record, id string, desc 
 	}
 	defer lease.end(ctx)
 	ctx = lease.with(ctx)
-	provider := dh.Provider(s)
+	provider := dh.Provider(src.session)
 	if provider == nil {
 		return errors.Wrap(errInvalid, "the descriptor handler has no provider for the session")
 	}
 	if hook := m.opt.Hooks.FetchBlob; hook != nil {
 		err = hook(ctx, m.opt.ContentStore, provider, desc, dh.Ref)
 	} else {
-		err = fetchBlob(ctx, m.opt.ContentStore, provider, desc)
+		// The labels go with the blob, for a transaction of their own would wait for the disk again.
+		err = fetchBlob(ctx, m.opt.ContentStore, provider, desc, content.WithLabels(variantLabels(nil, blob, desc)))
 	}
 	if err != nil {
 		return err
@@ -135,11 +155,11 @@ func (m *manager) fetch(ctx context.Context, rec *graph.Record, id string, desc 
 	return err
 }
 
-// fetchBlob copies a blob into a content store, going on where a transfer broke off.
-func fetchBlob(ctx context.Context, cs content.Store, provider content.Provider, desc ocispecs.Descriptor) error {
+// fetchBlob copies a blob into a content store, going on where a transfer broke off. The options are for its commit.
+func fetchBlob(ctx context.Context, cs content.Store, provider content.Provider, desc ocispecs.Descriptor, opts ...content.Opt) error {
 	pause := firstPause
 	for attempt := 1; ; attempt++ {
-		resumed, err := fetchOnce(ctx, cs, provider, desc)
+		resumed, err := fetchOnce(ctx, cs, provider, desc, opts)
 		if err == nil {
 			return nil
 		}
@@ -181,7 +201,7 @@ func worthRetrying(ctx context.Context, err error) bool {
 }
 
 // fetchOnce tries to complete a transfer; resumed tells that it did not begin at the blob's beginning.
-func fetchOnce(ctx context.Context, cs content.Store, provider content.Provider, desc ocispecs.Descriptor) (resumed bool, err error) {
+func fetchOnce(ctx context.Context, cs content.Store, provider content.Provider, desc ocispecs.Descriptor, opts []content.Opt) (resumed bool, err error) {
 	w, err := content.OpenWriter(ctx, cs, content.WithRef(ingestOf(desc)), content.WithDescriptor(desc))
 	if errdefs.IsAlreadyExists(err) {
 		return false, nil
@@ -210,7 +230,7 @@ func fetchOnce(ctx context.Context, cs content.Store, provider content.Provider,
 	if err := copyRest(ctx, w, ra, st.Offset, size); err != nil {
 		return resumed, err
 	}
-	err = w.Commit(ctx, size, desc.Digest)
+	err = w.Commit(ctx, size, desc.Digest, opts...)
 	if errdefs.IsAlreadyExists(err) {
 		err = nil
 	}

@@ -3,9 +3,11 @@ package flight_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -205,4 +207,85 @@ func TestGroupDoesNotKeepResults(t *testing.T) {
 	boom := errors.New("boom")
 	_, err := g.Do(context.Background(), "k", func(context.Context) (int, error) { return 0, boom })
 	require.ErrorIs(t, err, boom)
+}
+
+// TestLimitOrder: no more than Max are inside, and those who wait come in by their ranks.
+func TestLimitOrder(t *testing.T) {
+	l := flight.Limit[string]{Max: 2}
+	ctx := t.Context()
+	var leave [2]func()
+	for i := range leave {
+		var err error
+		leave[i], err = l.Enter(ctx, "a", flight.Rank{Call: 9})
+		require.NoError(t, err)
+	}
+	other, err := l.Enter(ctx, "b", flight.Rank{})
+	require.NoError(t, err, "another key is free")
+	other()
+
+	ranks := []flight.Rank{{Call: 2, Step: -1}, {Call: 2, Step: -3}, {Call: 1}, {Call: 2, Step: -2}, {Call: 3, Step: -9}, {Call: 1}}
+	entered := make(chan int, len(ranks))
+	for i, rank := range ranks {
+		go func() {
+			leave, err := l.Enter(ctx, "a", rank)
+			if err == nil {
+				entered <- i
+				leave()
+			}
+		}()
+		require.Eventually(t, func() bool { return l.Waiting("a") == i+1 }, 10*time.Second, time.Millisecond)
+	}
+	require.Empty(t, entered)
+
+	// Who gives up leaves the order of the others as it is.
+	short, cancel := context.WithCancelCause(ctx)
+	gone := make(chan error, 1)
+	go func() {
+		_, err := l.Enter(short, "a", flight.Rank{})
+		gone <- err
+	}()
+	require.Eventually(t, func() bool { return l.Waiting("a") == len(ranks)+1 }, 10*time.Second, time.Millisecond)
+	cause := errors.New("no more interest")
+	cancel(cause)
+	require.ErrorIs(t, <-gone, cause)
+
+	leave[0]() // they follow each other through the one free place
+	for _, want := range []int{2, 5, 1, 3, 0, 4} {
+		require.Equal(t, want, <-entered)
+	}
+	leave[1]()
+	require.Zero(t, l.Len())
+}
+
+// TestLimitUnderLoad: with many who come, go and give up, there are never more than Max inside, and nobody is forgotten.
+func TestLimitUnderLoad(t *testing.T) {
+	l := flight.Limit[int]{Max: 3}
+	var inside, most atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if i%3 == 0 {
+				go cancel()
+			}
+			leave, err := l.Enter(ctx, 1, flight.Rank{Call: uint64(i % 7)})
+			if err != nil {
+				return
+			}
+			n := inside.Add(1)
+			for {
+				m := most.Load()
+				if n <= m || most.CompareAndSwap(m, n) {
+					break
+				}
+			}
+			runtime.Gosched()
+			inside.Add(-1)
+			leave()
+		})
+	}
+	wg.Wait()
+	require.LessOrEqual(t, most.Load(), int64(3))
+	require.Zero(t, l.Len())
 }

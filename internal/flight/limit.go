@@ -1,12 +1,13 @@
 package flight
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 )
 
-// Limit admits up to Max holders per key at the same time. Set Max before use; keys nobody holds or waits
-// for cost nothing.
+// Limit admits up to Max holders per key at the same time. Set Max before use; keys nobody holds cost nothing.
 type Limit[K comparable] struct {
 	// Max is the number of holders per key, at least 1.
 	Max int
@@ -15,50 +16,115 @@ type Limit[K comparable] struct {
 	keys map[K]*places
 }
 
+// Rank is the place of one who waits: the lower Call goes first, then the lower Step, then who came first.
+type Rank struct {
+	// Call is what keeps anybody from waiting for ever: later ones are to have higher numbers, or all the same.
+	Call uint64
+	Step int
+}
+
+func (r Rank) compare(other Rank) int {
+	return cmp.Or(cmp.Compare(r.Call, other.Call), cmp.Compare(r.Step, other.Step))
+}
+
+// places are those of one key. Nobody waits unless all are taken.
 type places struct {
-	taken chan struct{} // holds one token per holder inside
-	users int           // inside and waiting
+	inside  int
+	waiting []*waiter // in the order they are let in
+}
+
+type waiter struct {
+	rank Rank
+	in   chan struct{} // closed when the place is theirs
 }
 
 // Enter waits for a place at the key, takes it, and returns the function that gives it back, to be called
-// once. It fails only with the cause of ctx's end.
-func (l *Limit[K]) Enter(ctx context.Context, key K) (leave func(), err error) {
+// once. It fails only with the cause of ctx's end; a place that is free is taken even if ctx has ended.
+func (l *Limit[K]) Enter(ctx context.Context, key K, rank Rank) (leave func(), err error) {
+	leave = func() { l.leave(key) }
+	w := l.enter(key, rank)
+	if w == nil {
+		return leave, nil
+	}
+	select {
+	case <-w.in:
+		return leave, nil
+	case <-ctx.Done():
+		if !l.giveUp(key, w) {
+			leave() // the place came just then
+		}
+		return nil, context.Cause(ctx)
+	}
+}
+
+// enter takes a place, or returns who waits for one.
+func (l *Limit[K]) enter(key K, rank Rank) *waiter {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	p := l.keys[key]
 	if p == nil {
 		if l.keys == nil {
 			l.keys = map[K]*places{}
 		}
-		p = &places{taken: make(chan struct{}, max(l.Max, 1))}
+		p = &places{}
 		l.keys[key] = p
 	}
-	p.users++
-	l.mu.Unlock()
-
-	select {
-	case p.taken <- struct{}{}:
-		return func() {
-			<-p.taken
-			l.forget(key, p)
-		}, nil
-	case <-ctx.Done():
-		l.forget(key, p)
-		return nil, context.Cause(ctx)
+	if p.inside < max(l.Max, 1) {
+		p.inside++
+		return nil
 	}
+	w := &waiter{rank: rank, in: make(chan struct{})}
+	after, _ := slices.BinarySearchFunc(p.waiting, rank, func(other *waiter, rank Rank) int {
+		return cmp.Or(other.rank.compare(rank), -1) // behind those of the same rank
+	})
+	p.waiting = slices.Insert(p.waiting, after, w)
+	return w
 }
 
-func (l *Limit[K]) forget(key K, p *places) {
+// leave hands the place to the next one.
+func (l *Limit[K]) leave(key K) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p.users--
-	if p.users == 0 {
+	p := l.keys[key]
+	if len(p.waiting) > 0 {
+		close(p.waiting[0].in)
+		p.waiting = slices.Delete(p.waiting, 0, 1)
+		return
+	}
+	if p.inside--; p.inside == 0 {
 		delete(l.keys, key)
 	}
 }
 
-// Len returns the number of keys that are held or waited for.
+// giveUp takes one who waits out of the queue, and tells whether he was still in it.
+func (l *Limit[K]) giveUp(key K, w *waiter) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.keys[key]
+	if p == nil {
+		return false
+	}
+	i := slices.Index(p.waiting, w)
+	if i < 0 {
+		return false
+	}
+	p.waiting = slices.Delete(p.waiting, i, i+1)
+	return true
+}
+
+// Len returns the number of keys that are held.
 func (l *Limit[K]) Len() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.keys)
+}
+
+// Waiting returns how many wait for a place at the key.
+func (l *Limit[K]) Waiting(key K) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := l.keys[key]; p != nil {
+		return len(p.waiting)
+	}
+	return 0
 }
