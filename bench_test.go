@@ -24,10 +24,11 @@ import (
 //
 //	txns/op   write transactions of all three bolt databases (rows, containerd's metadata, the
 //	          snapshotter's), each of which is two fdatasync calls
-//	calls/op  calls of the snapshotter, the content store aside, and of the lease manager
+//	calls/op  calls of the snapshotter and the lease manager
+//	blobs/op  calls of the content store
 type benchCache struct {
 	cache.Manager
-	txns, calls atomic.Int64
+	txns, calls, blobs atomic.Int64
 }
 
 // openBench opens a cache on the parts that local.Open wires, all of them counted.
@@ -46,6 +47,7 @@ func openBench(b *testing.B, snapshotter string) *benchCache {
 	opt.MetadataStore = metadata.NewStoreWithDB(countedRows{rows, c})
 	opt.Snapshotter = &countedSnapshotter{opt.Snapshotter, c}
 	opt.LeaseManager = &countedLeases{opt.LeaseManager, c}
+	opt.ContentStore = &countedContent{opt.ContentStore, c}
 	tx := *opt.Transactions
 	update := tx.Update
 	tx.Update = func(ctx context.Context, fn func(context.Context) error) error {
@@ -79,6 +81,7 @@ func (c *benchCache) countWrite(ctx context.Context) {
 func (c *benchCache) reset(b *testing.B) {
 	c.txns.Store(0)
 	c.calls.Store(0)
+	c.blobs.Store(0)
 	b.ReportAllocs()
 	b.ResetTimer()
 }
@@ -87,6 +90,7 @@ func (c *benchCache) report(b *testing.B) {
 	b.StopTimer()
 	b.ReportMetric(float64(c.txns.Load())/float64(b.N), "txns/op")
 	b.ReportMetric(float64(c.calls.Load())/float64(b.N), "calls/op")
+	b.ReportMetric(float64(c.blobs.Load())/float64(b.N), "blobs/op")
 	require.Zero(b, c.Stats().Refs, "live refs")
 }
 
