@@ -221,7 +221,7 @@ func TestSnapshotMadeBySomebodyElse(t *testing.T) { // spec EXT-7, EXT-9
 func TestFailedExtractionLeavesNothing(t *testing.T) { // spec EXT-9, LEASE-4, LEASE-8
 	for _, op := range []string{
 		fault.OpSnapshotPrepare, fault.OpSnapshotMounts, fault.OpApply, fault.OpSnapshotCommit, fault.OpContentInfo,
-		fault.OpContentWriter, fault.OpWriterCommit, fault.OpContentUpdate, fault.OpDBUpdate, fault.OpLeaseCreate,
+		fault.OpContentWriter, fault.OpWriterCommit, fault.OpDBUpdate, fault.OpLeaseCreate,
 	} {
 		t.Run(op, func(t *testing.T) {
 			eachBackend(t, func(t *testing.T, env *testutil.Env) {
