@@ -55,20 +55,12 @@ func (m *manager) linkBlob(ctx context.Context, rec *graph.Record, id, own strin
 }
 
 // leaseVariant makes sure that the record's lease on variants lists a blob. That lease is not flat: labels are
-// to be followed from what it lists. A transfer that nobody waits for any more may come here after its record was
-// condemned, and even removed; a lease that is made then would never be deleted.
-func (m *manager) leaseVariant(ctx context.Context, rec *graph.Record, id, blob string) error {
+// to be followed from what it lists.
+func (m *manager) leaseVariant(ctx context.Context, id, blob string) error {
 	lm, name := m.opt.LeaseManager, id+variantsSuffix
 	labels := map[string]string{labelStore: m.storeID, labelRecord: id}
 	if _, err := lm.Create(ctx, leases.WithID(name), leases.WithLabels(labels)); err != nil && !errdefs.IsAlreadyExists(err) {
 		return errors.Wrapf(err, "creating lease %q", name)
-	}
-	if !m.g.Alive(rec) {
-		// A removal deletes the lease after condemning, so either it or this call sees the other's work.
-		if err := m.deleteLeases(context.WithoutCancel(ctx), name); err != nil {
-			m.unfinished.add(leftovers{leases: []string{name}})
-		}
-		return errors.Wrapf(errNotFound, "leasing blob %s for record %q", blob, id)
 	}
 	err := lm.AddResource(ctx, leases.Lease{ID: name}, contentResource(blob))
 	if errdefs.IsAlreadyExists(err) {

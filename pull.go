@@ -72,14 +72,14 @@ func (m *manager) pull(ctx context.Context, c *graph.Candidate, src source) erro
 	desc, src := handledDescriptor(c.Blob, dh), m.ranked(src)
 	start := m.eventStart()
 	leased, err := together(ctx, &m.pulls, d, func(ctx context.Context) (string, error) {
-		return c.ID, m.pinned(ctx, c.Record, func() error { return m.fetch(ctx, c.Record, c.ID, desc, dh, src) })
+		return c.ID, m.pinned(ctx, c.Record, func() error { return m.fetch(ctx, c.ID, desc, dh, src) })
 	})
 	m.observe(Event{Kind: EventPull, ID: c.ID, Size: desc.Size, Err: err}, start)
 	if err != nil {
 		return err
 	}
 	if leased != c.ID {
-		err = m.transact(ctx, func(ctx context.Context) error { return m.leaseVariant(ctx, c.Record, c.ID, c.Blob.Digest) })
+		err = m.transact(ctx, func(ctx context.Context) error { return m.leaseVariant(ctx, c.ID, c.Blob.Digest) })
 	}
 	if err == nil {
 		err = m.linkBlob(ctx, c.Record, c.ID, c.Blob.Digest, desc)
@@ -104,10 +104,10 @@ func (m *manager) blobLocal(ctx context.Context, d digest.Digest) (bool, error) 
 
 // fetch transfers a blob under a lease of its own, so that whoever waits for it may go without the others
 // losing it (quirk Q37). The record's lease on variants lists the blob from the start.
-func (m *manager) fetch(ctx context.Context, rec *graph.Record, id string, desc ocispecs.Descriptor, dh *DescHandler, src source) (err error) {
+func (m *manager) fetch(ctx context.Context, id string, desc ocispecs.Descriptor, dh *DescHandler, src source) (err error) {
 	if local, err := m.blobLocal(ctx, desc.Digest); err != nil || local {
 		if local { // the transfer before this one has just ended
-			err = m.transact(ctx, func(ctx context.Context) error { return m.leaseVariant(ctx, rec, id, desc.Digest.String()) })
+			err = m.transact(ctx, func(ctx context.Context) error { return m.leaseVariant(ctx, id, desc.Digest.String()) })
 		}
 		return err
 	}
@@ -128,7 +128,7 @@ func (m *manager) fetch(ctx context.Context, rec *graph.Record, id string, desc 
 	defer leave()
 	blob := desc.Digest.String()
 	lease, err := m.leaseWork(ctx, id, func(ctx context.Context) error {
-		return m.leaseVariant(ctx, rec, id, blob)
+		return m.leaseVariant(ctx, id, blob)
 	}, contentResource(blob))
 	if err != nil {
 		return err

@@ -71,13 +71,6 @@ func (g *Graph) Lookup(id string) *Record {
 	return g.condemned[id]
 }
 
-// Alive tells whether a record is neither condemned nor gone.
-func (g *Graph) Alive(r *Record) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return r.state <= Ready
-}
-
 // Pin keeps a living record from being condemned as idle, as a child would, until Unlink. It reports
 // false if the record is condemned or gone.
 func (g *Graph) Pin(r *Record) bool {
