@@ -65,6 +65,18 @@ need() {
   command -v "$cmd" >/dev/null || die "$cmd is still missing after installing $*"
 }
 
+# in_memory COMMAND...: runs it with temporary files in memory, where they fit. What it runs is about logic, and about processes
+# that are killed, which loses nothing that a file in memory holds; it makes and removes directories by the thousand.
+in_memory() (
+  if [ -w /dev/shm ] && [ "$(df --output=avail -k /dev/shm | tail -n 1)" -gt $((2 << 20)) ]; then
+    TMPDIR=$(mktemp -d /dev/shm/layercache-ci.XXXXXX)
+    chmod 711 "$TMPDIR" # for what a test does as user nobody
+    export TMPDIR
+    trap 'chmod -R u+w "$TMPDIR" && rm -rf "$TMPDIR"' EXIT
+  fi
+  "$@"
+)
+
 # modules lists the directories of all modules, the root first.
 modules() {
   find . -name go.mod -not -path '*/testdata/*' -not -path './.git/*' -printf '%h\n' | sort

@@ -226,7 +226,7 @@ step_compat() {
 # Layers pulled from a real registry, which runs in the test's process, well behaved and not.
 step_registry() {
   [ -f registry/go.mod ] || die 'registry/ is missing'
-  (cd registry && go test -timeout "$test_timeout" -json ./...) | "$bin/testgate" -module "$module/registry" -must .ci/must-run-registry.txt
+  (cd registry && in_memory go test -timeout "$test_timeout" -json ./...) | "$bin/testgate" -module "$module/registry" -must .ci/must-run-registry.txt
 }
 
 # What a BuildKit fork still misses is what docs/dropin-missing.txt says, no more and no less.
