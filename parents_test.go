@@ -64,7 +64,9 @@ func TestBuiltParent(t *testing.T) { // spec MGR-19, MGR-21, scenario S-8
 				return err
 			}
 			for _, v := range [][3]string{
-				{"cache.blob", base.Digest.String()}, {"cache.diffID", diffIDOf(base).String()}, {"cache.mediatype", base.MediaType},
+				{"cache.blob", base.Digest.String()},
+				{"cache.diffID", diffIDOf(base).String()},
+				{"cache.mediatype", base.MediaType},
 				{"cache.chainID", diffIDOf(base).String(), "chainid:" + diffIDOf(base).String()},
 				{"cache.blobChainID", blobID(base).String(), "blobchainid:" + blobID(base).String()},
 			} {
