@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
@@ -17,6 +18,9 @@ import (
 // commit. A kill in between takes the number back, but leaves the directory. The next
 // snapshot gets the same number, and its making fails with "file exists"; or, where removal is asynchronous, a collection that found the
 // old directory deletes what is in the new one.
+//
+// Before that they make it under a name that begins with "new-", which nothing but a kill leaves, with a whole copy of the parent in
+// it perhaps. Not all of them clean that up.
 //
 // As they write one at a time, there is at most one such directory, and it has the number after the last. root is the
 // snapshotter's, and it must not be open.
@@ -37,6 +41,9 @@ func clearHalfMade(ctx context.Context, root string) error {
 		next = 1 // nothing was ever committed
 	}
 	trees := filepath.Join(root, "snapshots")
+	if err := removeUnnamed(ctx, trees); err != nil {
+		return err
+	}
 	left := filepath.Join(trees, strconv.FormatUint(next, 10))
 	if _, err := os.Lstat(left); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -57,6 +64,27 @@ func clearHalfMade(ctx context.Context, root string) error {
 	}
 	if err := os.RemoveAll(aside); err != nil {
 		log.G(ctx).WithError(err).Warn("layer cache: a half-made snapshot is left")
+	}
+	return nil
+}
+
+// removeUnnamed removes the directories that have no number yet. One that cannot be removed costs its space, and nothing else.
+func removeUnnamed(ctx context.Context, trees string) error {
+	entries, err := os.ReadDir(trees)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return errors.Wrap(err, "look for a half-made snapshot")
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "new-") {
+			continue
+		}
+		path := filepath.Join(trees, e.Name())
+		if err := os.RemoveAll(path); err != nil {
+			log.G(ctx).WithError(err).WithField("path", path).Warn("layer cache: a half-made snapshot is left")
+		}
 	}
 	return nil
 }

@@ -52,7 +52,9 @@ func TestHalfMadeSnapshot(t *testing.T) { // fault 29
 		require.NoError(t, p.Close())
 
 		leave("2")
+		leave("new-1234") // killed before it had its number
 		p = openParts(t, dir, opts)
+		require.NoDirExists(t, filepath.Join(trees, "new-1234"))
 		second := prepared(t, p, "second")
 		require.Contains(t, second, filepath.Join(trees, "2"))
 		entries, err := os.ReadDir(second)
