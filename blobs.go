@@ -25,8 +25,9 @@ const (
 
 // keptAnnotations are those of a descriptor that its blob remembers (spec VAR-2).
 var keptAnnotations = map[string]bool{
-	annotationUncompressed:                             true,
-	annotationTOC:                                      true,
+	annotationUncompressed: true,
+	annotationTOC:          true,
+
 	"io.containers.estargz.uncompressed-size":          true,
 	"containerd.io/snapshot/overlaybd.localcommitpath": true,
 	"containerd.io/snapshot/overlaybd/blob-digest":     true,

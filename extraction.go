@@ -257,7 +257,13 @@ func (x *extraction) unpack(ctx context.Context, apply func(context.Context, []m
 		defer end()
 	}
 	ctx, done := x.showProgress(ctx)
-	defer func() { done(err) }()
+	defer func() {
+		if errors.Is(err, snapshot.ErrNeedsParent) {
+			done(nil) // it goes on in another way, and nothing has failed
+			return
+		}
+		done(err)
+	}()
 	mountable, err := m.opt.Snapshotter.Mounts(ctx, x.key)
 	if err != nil {
 		return err

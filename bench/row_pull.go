@@ -56,8 +56,8 @@ type puller struct {
 	e      *env
 	img    *image.Image
 	server *image.Server
-	// dir is where the caches stay until the end: ext4 without a journal is slow to make files for minutes after
-	// many were deleted.
+	// dir is where the caches stay until the end: on the machine this was written on, files were slow to make for
+	// minutes after many had been deleted.
 	dir string
 }
 
