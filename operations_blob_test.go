@@ -118,6 +118,7 @@ func lostTop(s *scene) {
 	top := s.lazyLayer("zs", "zs", s.lazyLayer("gz", "gz", nil))
 	require.NoError(s.t, top.Extract(ctx, nil))
 	loseSnapshot(s.t, s.env, top.ID())
+	s.lost = top.ID()
 }
 
 // loseSnapshot has the snapshot of a layer collected that nothing lies on, and its lease look as before.

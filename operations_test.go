@@ -19,6 +19,7 @@ import (
 type scene struct {
 	t   testing.TB
 	env *testutil.Env
+	op  operation
 	// held is a finalized layer.
 	held cache.ImmutableRef
 	// mut is a mutable record, pair a committed and idle one, both on held.
@@ -30,6 +31,8 @@ type scene struct {
 	// blobs has the layers that are got by their blobs, lazy those of them that are held.
 	blobs *sceneBlobs
 	lazy  map[string]cache.ImmutableRef
+	// lost is the layer, if any, whose snapshot is missing before the operation.
+	lost string
 	// names are the IDs of everything in the scene.
 	names map[string]names
 }
@@ -40,7 +43,7 @@ type names struct{ Mut, Imm string }
 // newScene makes the scene of an operation.
 func newScene(t testing.TB, env *testutil.Env, op operation) *scene {
 	t.Helper()
-	s := &scene{t: t, env: env, names: map[string]names{}}
+	s := &scene{t: t, env: env, op: op, names: map[string]names{}}
 	s.held = s.finalized("held", nil, cache.CachePolicyRetain)
 	s.mut = s.active("mut", cache.CachePolicyRetain)
 	s.pairID, s.openID = s.sealed("pair", cache.CachePolicyRetain)

@@ -1,7 +1,7 @@
 # Sourced by .ci/run and .ci/full: what is checked. One function is one step; each fails when it finds nothing to check.
 
 module=github.com/layercache/cache
-test_timeout=8m
+test_timeout=10m
 platforms='linux/arm64 darwin/arm64 windows/amd64 freebsd/amd64'
 
 # What the machine needs, and our own checkers, built once.
@@ -61,7 +61,7 @@ step_test() {
 
 # The same under the race detector, with the assertions of internal/invariant compiled in.
 step_race() {
-  go test -race -tags invariants -count=1 -timeout "$test_timeout" -json ./... | "$bin/testgate" -must .ci/must-run.txt
+  in_memory go test -race -tags invariants -count=1 -timeout "$test_timeout" -json ./... | "$bin/testgate" -must .ci/must-run.txt
 }
 
 # as_nobody DIR COMMAND...: runs a command in DIR without any privilege, with a home, caches and temporary directory of its own.

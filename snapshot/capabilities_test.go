@@ -9,14 +9,14 @@ import (
 	"github.com/layercache/cache/snapshot"
 )
 
-// TestCapabilities pins each capability to the names the rules give it to (spec MRG-2, BLOB-5, EXT-2, REM-1, MGR-5).
+// TestCapabilities pins each capability to the names the rules give it to (spec MRG-2, BLOB-5, EXT-2, EXT-7, REM-1, MGR-5, MGR-18).
 func TestCapabilities(t *testing.T) {
 	for name, want := range map[string]snapshot.Capabilities{
 		"native":         {HardlinkMerge: true, NeverOverlayDiff: true},
-		"overlayfs":      {HardlinkMerge: true, OverlayBased: true},
+		"overlayfs":      {HardlinkMerge: true, OverlayBased: true, Rebase: true},
 		"fuse-overlayfs": {NeverOverlayDiff: true},
-		"stargz":         {OverlayBased: true, RemoteSnapshots: true, SessionLabels: true},
-		"overlaybd":      {RemoteSnapshots: true, WritableLabel: true},
+		"stargz":         {OverlayBased: true, RemoteSnapshots: true, SessionLabels: true, TOCIdentity: true},
+		"overlaybd":      {RemoteSnapshots: true, WritableLabel: true, ExtractLabel: true},
 		"":               {},
 		"btrfs":          {},
 		"OverlayFS":      {},
