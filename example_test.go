@@ -47,7 +47,7 @@ func ExampleAccessor_GetByBlob() {
 	defer func() { must(c.Close()) }()
 
 	// What a manifest and a config say of a layer: its blob, and the digest of that uncompressed.
-	archive, err := tree.Tar(tree.File("hello.txt", "hello from a layer"))
+	archive, err := tree.Tar(tree.File("hello.txt", "hello from a layer", tree.Owner(0, 0)))
 	must(err)
 	desc := ocispecs.Descriptor{
 		MediaType: ocispecs.MediaTypeImageLayer, Digest: digest.FromBytes(archive), Size: int64(len(archive)),

@@ -10,6 +10,7 @@ mkdir "$bin"
 started=$SECONDS
 step=''
 step_started=0
+nobody_tmp='' # see step_nobody
 report=() # one "name|seconds|verdict" per step
 
 say() { printf '\n== %s\n' "$*"; }
@@ -40,7 +41,7 @@ finish() {
     IFS='|' read -r name seconds verdict <<<"$row"
     printf '%-12s %5d s  %s\n' "$name" "$seconds" "$verdict"
   done
-  chmod -R u+w "$work" && rm -rf "$work"
+  chmod -R u+w "$work" ${nobody_tmp:+"$nobody_tmp"} && rm -rf "$work" ${nobody_tmp:+"$nobody_tmp"}
   if declare -F on_finish >/dev/null; then on_finish "$code"; fi
   if [ "$code" -eq 0 ]; then
     printf 'ci: PASS, %d steps, %d s\n' "${#report[@]}" $((SECONDS - started))
@@ -65,10 +66,13 @@ need() {
   command -v "$cmd" >/dev/null || die "$cmd is still missing after installing $*"
 }
 
+# roomy DIR: whether the directory can take 2 GiB.
+roomy() { [ -w "$1" ] && [ "$(df --output=avail -k "$1" | tail -n 1)" -gt $((2 << 20)) ]; }
+
 # in_memory COMMAND...: runs it with temporary files in memory, where they fit. What it runs is about logic, and about processes
 # that are killed, which loses nothing that a file in memory holds; it makes and removes directories by the thousand.
 in_memory() (
-  if [ -w /dev/shm ] && [ "$(df --output=avail -k /dev/shm | tail -n 1)" -gt $((2 << 20)) ]; then
+  if roomy /dev/shm; then
     TMPDIR=$(mktemp -d /dev/shm/layercache-ci.XXXXXX)
     chmod 711 "$TMPDIR" # for what a test does as user nobody
     export TMPDIR

@@ -69,7 +69,7 @@ as_nobody() {
   local dir=$1 home=$nobody_home
   shift
   (cd "$dir" && setpriv --reuid="$(id -u nobody)" --regid="$(id -g nobody)" --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs \
-    env -i PATH="$PATH" CI=true LC_ALL=C HOME="$home" TMPDIR="$home/tmp" GOCACHE="$home/gocache" GOMODCACHE="$nobody_modcache" \
+    env -i PATH="$PATH" CI=true LC_ALL=C HOME="$home" TMPDIR="$nobody_tmp" GOCACHE="$home/gocache" GOMODCACHE="$nobody_modcache" \
     GOPROXY=off GOFLAGS='-mod=readonly -buildvcs=false' GOTOOLCHAIN=local "$@" </dev/null)
 }
 
@@ -81,10 +81,12 @@ step_nobody() {
   nobody_home=$work/nobody/home
   nobody_modcache=$work/nobody/modcache
   chmod 755 "$work"
-  mkdir -p "$tree" "$nobody_home/tmp" "$work/nobody/tests"
+  nobody_tmp=$nobody_home/tmp
+  if roomy /dev/shm; then nobody_tmp=$(mktemp -d /dev/shm/layercache-ci.XXXXXX); fi # removed by finish
+  mkdir -p "$tree" "$nobody_tmp" "$nobody_home" "$work/nobody/tests"
   tar -c --exclude=./.git . | tar -x -C "$tree"
   chmod -R a+rX,go-w "$work/nobody"
-  chown -R nobody "$nobody_home"
+  chown -R nobody "$nobody_home" "$nobody_tmp"
   as_nobody "$tree" test -r go.mod || die "user nobody cannot read $tree: set TMPDIR to a directory all can enter"
   as_nobody "$tree" test ! -w go.mod || die 'user nobody can write the tree: the step would prove nothing'
 

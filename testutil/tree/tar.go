@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"io/fs"
+	"os"
 	"path"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 )
 
 // Tar packs entries, in their order, into an uncompressed layer archive. Parents that are not declared
-// are not in it. Times that are not declared are the Unix epoch, so that equal declarations
+// are not in it. What has no declared owner belongs to the process's user. Times that are not declared are the Unix epoch, so that equal declarations
 // give equal bytes.
 func Tar(entries ...Entry) ([]byte, error) {
 	var buf bytes.Buffer
@@ -22,6 +23,9 @@ func Tar(entries ...Entry) ([]byte, error) {
 		if first, ok := seen[e.Target]; ok && e.Kind == KindHardlink {
 			// Whoever unpacks it sets mode, owner and time once more, for all the names.
 			e.Mode, e.UID, e.GID, e.ModTime, e.Xattrs = first.Mode, first.UID, first.GID, first.ModTime, first.Xattrs
+			e.owned = first.owned
+		} else if e.Kind == KindHardlink && e.Mode == 0 { // to a file of a layer below
+			e.Mode = 0o644
 		}
 		seen[e.Path] = e
 		hdr, err := e.header()
@@ -47,6 +51,9 @@ func (e Entry) header() (*tar.Header, error) {
 	hdr := &tar.Header{
 		Name: e.Path, Linkname: e.Target, Uid: e.UID, Gid: e.GID, ModTime: e.ModTime, Format: tar.FormatPAX,
 		Mode: int64(e.Mode.Perm()), Devmajor: int64(e.Major), Devminor: int64(e.Minor),
+	}
+	if !e.owned { // or nobody but root could unpack it
+		hdr.Uid, hdr.Gid = max(os.Getuid(), 0), max(os.Getgid(), 0)
 	}
 	if hdr.ModTime.IsZero() {
 		hdr.ModTime = time.Unix(0, 0)
