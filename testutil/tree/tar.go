@@ -52,7 +52,7 @@ func (e Entry) header() (*tar.Header, error) {
 		Name: e.Path, Linkname: e.Target, Uid: e.UID, Gid: e.GID, ModTime: e.ModTime, Format: tar.FormatPAX,
 		Mode: int64(e.Mode.Perm()), Devmajor: int64(e.Major), Devminor: int64(e.Minor),
 	}
-	if !e.owned { // or nobody but root could unpack it
+	if !e.owned && e.UID == 0 && e.GID == 0 { // or nobody but root could unpack it
 		hdr.Uid, hdr.Gid = max(os.Getuid(), 0), max(os.Getgid(), 0)
 	}
 	if hdr.ModTime.IsZero() {
