@@ -20,7 +20,6 @@ import (
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/testutil"
 	"github.com/layercache/cache/testutil/fault"
-	"github.com/layercache/cache/testutil/need"
 	"github.com/layercache/cache/testutil/tree"
 	"github.com/layercache/cache/usage"
 )
@@ -505,7 +504,6 @@ func TestCheckAcceptsMarks(t *testing.T) {
 func TestLostTreeIsExtractedAgain(t *testing.T) {
 	for _, name := range []string{"native", "overlay"} {
 		t.Run(name, func(t *testing.T) {
-			need.Root(t)
 			env := testutil.New(t, backends[name]...)
 			r := newRegistry()
 			desc := r.layer(t, "gzip", tree.File("f", "good"))
