@@ -74,7 +74,9 @@ func TestSecondRunHits(t *testing.T) {
 	// a.go, sub, sub/b.sh, sub/link, locked, locked/c.txt, dangling, and the directory with the list
 	require.Contains(t, out, "verified 9 entries", out)
 	require.Contains(t, out, "source "+src+" (9 entries)")
-	require.Len(t, regexp.MustCompile(`(?m)^\S+ +immutable +[1-9]`).FindAllString(out, -1), 3, out)
+	require.Len(t, regexp.MustCompile(`(?m)^\S+ +immutable +[0-9]`).FindAllString(out, -1), 3, out)
+	// The third layer only deletes, which takes nothing on a filesystem in memory.
+	require.GreaterOrEqual(t, len(regexp.MustCompile(`(?m)^\S+ +immutable +[1-9]`).FindAllString(out, -1)), 2, out)
 
 	files := countFiles(t, dir)
 	out = quickstart(t, args...)
