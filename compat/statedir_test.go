@@ -250,8 +250,11 @@ func (s *state) requireNotExtracted(t *testing.T, o *own) {
 		}
 		h, err := o.get(t.Context(), r.id, r.lazy...)
 		require.NoError(t, err, r.name)
-		_, err = h.mount(t.Context(), true)
-		require.ErrorIs(t, err, cache.ErrNotExtracted, r.name)
+		row := s.rows.Rows[r.id]
+		if row["cache.mergeParents"] != "" || row["cache.lowerDiffParent"] != "" || row["cache.upperDiffParent"] != "" {
+			_, err = h.mount(t.Context(), true)
+			require.ErrorIs(t, err, cache.ErrNotExtracted, r.name)
+		} // layers from blobs are left for BuildKit to extract
 		require.NoError(t, h.Release(t.Context()))
 	}
 }
