@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -124,6 +125,16 @@ func prune(t *testing.T, env *testutil.Env, policies ...usage.PruneInfo) []usage
 	got := <-done
 	require.NoError(t, err)
 	return got
+}
+
+// requireGone demands that a record without refs can be pruned, in the end: what a call that failed has begun may
+// keep it until it has stopped.
+func requireGone(t *testing.T, env *testutil.Env, id string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		gone := prune(t, env, usage.PruneInfo{All: true, Filter: []string{"id==" + id}})
+		return len(gone) == 1 && gone[0].ID == id
+	}, 10*time.Second, time.Millisecond)
 }
 
 func snapshotNames(t *testing.T, env *testutil.Env) []string {
