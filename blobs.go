@@ -105,10 +105,15 @@ func fitsLabel(key, value string) bool { return value != "" && len(key)+len(valu
 
 // labelBlob adds labels to a blob and leaves all others alone.
 func (m *manager) labelBlob(ctx context.Context, d digest.Digest, labels map[string]string) error {
+	_, err := m.opt.ContentStore.Update(ctx, content.Info{Digest: d, Labels: labels}, labelPaths(labels)...)
+	return errors.Wrapf(err, "labelling blob %s", d)
+}
+
+// labelPaths are the paths of an update of these labels and no others, in order.
+func labelPaths(labels map[string]string) []string {
 	var paths []string
 	for _, label := range slices.Sorted(maps.Keys(labels)) {
 		paths = append(paths, "labels."+label)
 	}
-	_, err := m.opt.ContentStore.Update(ctx, content.Info{Digest: d, Labels: labels}, paths...)
-	return errors.Wrapf(err, "labelling blob %s", d)
+	return paths
 }

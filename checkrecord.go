@@ -190,10 +190,7 @@ func (j *judgement) leased() *graph.Meta {
 // recordLease looks at the lease that keeps a record's snapshot and blob.
 func (j *judgement) recordLease(ctx context.Context) error {
 	half := j.leased()
-	want := lease{id: half.ID, record: half.ID, resources: []leases.Resource{j.m.snapshotResource(half.SnapshotID)}}
-	if b := half.Blob; b != nil && isDigest(b.Digest) {
-		want.resources = append(want.resources, contentResource(b.Digest))
-	}
+	want := j.m.recordLease(half.ID, half.SnapshotID, half.Blob)
 	l, err := j.e.lease(ctx, half.ID)
 	if err != nil {
 		return err
@@ -350,22 +347,10 @@ func (j *judgement) blob(ctx context.Context) error {
 	if err != nil || l != nil {
 		return err
 	}
-	j.add(FindingVariantsUnleased, imm.ID, id, RepairCreateLease, j.createVariants(id, imm),
+	create := func(ctx context.Context) error {
+		return j.m.transact(ctx, func(ctx context.Context) error { return j.m.leaseVariant(ctx, imm.ID, imm.Blob.Digest) })
+	}
+	j.add(FindingVariantsUnleased, imm.ID, id, RepairCreateLease, create,
 		"blob %s of record %q has other compressions, which no lease keeps", imm.Blob.Digest, imm.ID)
 	return nil
-}
-
-// createVariants makes a lease on a record's own blob that is not flat, so that the blob's labels lead to
-// the others.
-func (j *judgement) createVariants(id string, imm *graph.Meta) func(context.Context) error {
-	return func(ctx context.Context) error {
-		return j.m.transact(ctx, func(ctx context.Context) error {
-			l := leases.Lease{ID: id}
-			labels := map[string]string{labelStore: j.m.storeID, labelRecord: imm.ID}
-			if _, err := j.m.opt.LeaseManager.Create(ctx, leases.WithID(id), leases.WithLabels(labels)); err != nil {
-				return err
-			}
-			return j.m.opt.LeaseManager.AddResource(ctx, l, contentResource(imm.Blob.Digest))
-		})
-	}
 }

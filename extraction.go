@@ -160,10 +160,7 @@ func (x *extraction) prepare(ctx context.Context, parent string) error {
 		return errors.Wrapf(err, "preparing snapshot %q on %q", key, parent)
 	}
 	// The record's own lease keeps what is made here; should somebody have taken it away, it is made anew.
-	own := lease{id: x.st.Imm, record: x.st.Imm, resources: []leases.Resource{m.snapshotResource(x.st.ImmSnapshot)}}
-	if b := x.st.Blob; isDigest(b.Digest) {
-		own.resources = append(own.resources, contentResource(b.Digest))
-	}
+	own := m.recordLease(x.st.Imm, x.st.ImmSnapshot, x.st.Blob)
 	work, err := m.leaseWork(ctx, x.st.Imm, func(ctx context.Context) error {
 		if _, err := m.createLease(ctx, own); err != nil || !m.snapshotsJoin() {
 			return err

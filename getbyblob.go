@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pkg/errors"
@@ -129,11 +128,11 @@ func (m *manager) needBlob(ctx context.Context, d digest.Digest, dhs DescHandler
 	if d == "" || dhs[d] != nil {
 		return nil
 	}
-	_, err := m.opt.ContentStore.Info(ctx, d)
-	if errdefs.IsNotFound(err) {
-		return NeedsRemoteProviderError{d}
+	local, err := m.blobLocal(ctx, d)
+	if err == nil && !local {
+		err = NeedsRemoteProviderError{d}
 	}
-	return errors.Wrapf(err, "looking for blob %s", d)
+	return err
 }
 
 // addressableParent takes a link on the record of a parent whose layers are known, with all it needs to be

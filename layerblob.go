@@ -146,9 +146,6 @@ func descriptorOf(b *graph.Blob) ocispecs.Descriptor {
 // handledDescriptor is descriptorOf with the annotations that the layer's handler knows.
 func handledDescriptor(b *graph.Blob, dh *DescHandler) ocispecs.Descriptor {
 	desc := descriptorOf(b)
-	if dh == nil {
-		return desc
-	}
 	for k, v := range dh.Annotations {
 		if _, ours := desc.Annotations[k]; ours {
 			continue

@@ -44,12 +44,8 @@ func (m *manager) checkLazy(ctx context.Context, rec *graph.Record, dhs DescHand
 
 // isLazy tells whether the data of a record that was never extracted is elsewhere (spec REC-5).
 func (m *manager) isLazy(ctx context.Context, b graph.LazyBlob) (bool, error) {
-	_, err := m.opt.ContentStore.Info(ctx, digest.Digest(b.Digest))
-	if errdefs.IsNotFound(err) {
-		return true, nil
-	}
-	if err != nil {
-		return false, errors.Wrapf(err, "looking for blob %s of record %q", b.Digest, b.ID)
+	if local, err := m.blobLocal(ctx, digest.Digest(b.Digest)); err != nil || !local {
+		return err == nil, errors.WithMessagef(err, "record %q", b.ID)
 	}
 	info, err := m.opt.Snapshotter.Stat(ctx, b.SnapshotID)
 	if err != nil {

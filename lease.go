@@ -7,6 +7,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/internal/graph"
 )
 
 // Labels of leases. The first three are containerd's and BuildKit's (spec 2.2).
@@ -88,6 +90,16 @@ func (m *manager) snapshotResource(id string) leases.Resource {
 
 func contentResource(dgst string) leases.Resource {
 	return leases.Resource{ID: dgst, Type: "content"}
+}
+
+// recordLease is what the lease of a record or of its mutable half is to be: it has the record's name and keeps its
+// snapshot and its blob.
+func (m *manager) recordLease(id, snapshotID string, b *graph.Blob) lease {
+	l := lease{id: id, record: id, resources: []leases.Resource{m.snapshotResource(snapshotID)}}
+	if b != nil && isDigest(b.Digest) {
+		l.resources = append(l.resources, contentResource(b.Digest))
+	}
+	return l
 }
 
 // createLease makes a flat lease on resources, which need not exist yet (spec LEASE-1). One that

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	digest "github.com/opencontainers/go-digest"
 	"github.com/pkg/errors"
@@ -211,16 +210,14 @@ func (r *recovery) conclude(ctx context.Context, row *row) (verdict, error) {
 // concludeUnleased judges a finalized row whose lease is gone: while there is anything left of it, the
 // lease is made anew (spec INIT-10).
 func (r *recovery) concludeUnleased(ctx context.Context, row *row) (verdict, error) {
-	exists, err := r.snapshotExists(ctx, row.meta.SnapshotID)
+	exists, err := r.m.snapshotExists(ctx, row.meta.SnapshotID)
 	if err != nil {
 		return bad, err
 	}
 	if b := row.meta.Blob; !exists && b != nil && isDigest(b.Digest) {
-		_, err := r.m.opt.ContentStore.Info(ctx, digest.Digest(b.Digest))
-		if err != nil && !errdefs.IsNotFound(err) {
-			return bad, errors.Wrapf(err, "looking for blob %s", b.Digest)
+		if exists, err = r.m.blobLocal(ctx, digest.Digest(b.Digest)); err != nil {
+			return bad, err
 		}
-		exists = err == nil
 	}
 	if !exists && !lazyKind(row) {
 		return bad, nil
@@ -232,7 +229,7 @@ func (r *recovery) concludeUnleased(ctx context.Context, row *row) (verdict, err
 // concludeMutable judges a mutable row. One that nobody asked to keep was in use when its
 // process died, and goes (spec INIT-12).
 func (r *recovery) concludeMutable(ctx context.Context, row *row) (verdict, error) {
-	exists, err := r.snapshotExists(ctx, row.meta.SnapshotID)
+	exists, err := r.m.snapshotExists(ctx, row.meta.SnapshotID)
 	if err != nil || !exists {
 		return bad, err
 	}
@@ -257,7 +254,7 @@ func (r *recovery) concludeHalf(ctx context.Context, row *row) (verdict, error) 
 	if r.verdicts[row.equalMutable] == unusable {
 		return unusable, nil
 	}
-	exists, err := r.snapshotExists(ctx, row.meta.SnapshotID)
+	exists, err := r.m.snapshotExists(ctx, row.meta.SnapshotID)
 	if err != nil || !exists {
 		return bad, err
 	}
@@ -266,10 +263,6 @@ func (r *recovery) concludeHalf(ctx context.Context, row *row) (verdict, error) 
 		r.unleased = append(r.unleased, row)
 	}
 	return sound, nil
-}
-
-func (r *recovery) snapshotExists(ctx context.Context, id string) (bool, error) {
-	return r.m.snapshotExists(ctx, id)
 }
 
 // repair finishes deletions, removes what is definitively bad, ends half-done finalizations, and
@@ -333,10 +326,7 @@ func (r *recovery) repairLeases(ctx context.Context, drop []string) error {
 	}
 	return r.m.transact(ctx, func(ctx context.Context) error {
 		for _, row := range r.unleased {
-			l := lease{id: row.meta.ID, record: row.meta.ID, resources: []leases.Resource{r.m.snapshotResource(row.meta.SnapshotID)}}
-			if b := row.meta.Blob; b != nil && isDigest(b.Digest) {
-				l.resources = append(l.resources, contentResource(b.Digest))
-			}
+			l := r.m.recordLease(row.meta.ID, row.meta.SnapshotID, row.meta.Blob)
 			if err := r.m.remakeLease(ctx, l, false); err != nil {
 				return err
 			}
@@ -464,6 +454,11 @@ func (r *recovery) insert(row *row) {
 
 // lazyKind tells whether a finalized record's snapshot may be absent: the recipe will do.
 func lazyKind(row *row) bool {
-	k := row.kind()
-	return k == graph.Merge || k == graph.Diff || (row.meta.Blob != nil && row.meta.Blob.Only)
+	return row.derived() || (row.meta.Blob != nil && row.meta.Blob.Only)
+}
+
+// derived tells whether the record is made of others rather than of a blob.
+func (r *row) derived() bool {
+	k := r.kind()
+	return k == graph.Merge || k == graph.Diff
 }

@@ -4,13 +4,10 @@ import (
 	"context"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	digest "github.com/opencontainers/go-digest"
 	"github.com/pkg/errors"
 
-	"github.com/layercache/cache/internal/graph"
 	"github.com/layercache/cache/metadata"
 )
 
@@ -73,22 +70,15 @@ func (r *recovery) concludeLost(ctx context.Context, row *row) (verdict, error) 
 	if row.mutable() || row.equalMutable != "" {
 		return bad, nil
 	}
-	switch row.kind() {
-	case graph.Merge, graph.Diff:
-	case graph.Layer, graph.BaseLayer:
+	if !row.derived() {
 		b := row.meta.Blob
 		if b == nil || !isDigest(b.Digest) {
 			return bad, nil
 		}
-		if b.Only {
-			break // somebody may know where to get it
-		}
-		_, err := r.m.opt.ContentStore.Info(ctx, digest.Digest(b.Digest))
-		if errdefs.IsNotFound(err) {
-			return bad, nil
-		}
-		if err != nil {
-			return bad, errors.Wrapf(err, "looking for blob %s", b.Digest)
+		if !b.Only { // else somebody may know where to get it
+			if local, err := r.m.blobLocal(ctx, digest.Digest(b.Digest)); err != nil || !local {
+				return bad, err
+			}
 		}
 	}
 	if old := row.meta.SnapshotID; r.lost.names[old] == "" {
@@ -102,10 +92,7 @@ func (r *recovery) concludeLost(ctx context.Context, row *row) (verdict, error) 
 // goes with the next garbage collection. A crash before the rows follow has the next start do all of it once more.
 func (r *recovery) leaseAgain(ctx context.Context) error {
 	for _, row := range r.lost.again {
-		l := lease{id: row.meta.ID, record: row.meta.ID, resources: []leases.Resource{r.m.snapshotResource(r.lost.names[row.meta.SnapshotID])}}
-		if b := row.meta.Blob; b != nil && isDigest(b.Digest) {
-			l.resources = append(l.resources, leases.Resource{ID: b.Digest, Type: "content"})
-		}
+		l := r.m.recordLease(row.meta.ID, r.lost.names[row.meta.SnapshotID], row.meta.Blob)
 		if err := r.m.remakeLease(ctx, l, true); err != nil {
 			return err
 		}
@@ -131,7 +118,7 @@ func (r *recovery) writeAgain(w *metadata.Writer) error {
 			return err
 		}
 		values := []kv{{keySnapshot, r.lost.names[lost.meta.SnapshotID]}, {keySize, sizeUnknown}}
-		if lost.meta.Blob != nil && lost.kind() != graph.Merge && lost.kind() != graph.Diff {
+		if lost.meta.Blob != nil && !lost.derived() {
 			values = append(values, kv{keyBlobOnly, true})
 		}
 		if err := setAll(row, values); err != nil {
@@ -151,7 +138,7 @@ func (r *recovery) reportLost(start time.Time) {
 	}
 	for _, row := range r.lost.again {
 		row.meta.SnapshotID, row.meta.Size, row.unsynced = r.lost.names[row.meta.SnapshotID], sizeUnknown, ""
-		if b := row.meta.Blob; b != nil && row.kind() != graph.Merge && row.kind() != graph.Diff {
+		if b := row.meta.Blob; b != nil && !row.derived() {
 			blob := *b
 			blob.Only = true
 			row.meta.Blob = &blob

@@ -84,11 +84,7 @@ func (m *manager) removeRemoteLabels(ctx context.Context, marked map[string][]st
 
 // relabel sets labels of a snapshot, or removes those whose value is empty, and leaves all others alone.
 func (m *manager) relabel(ctx context.Context, id string, labels map[string]string) error {
-	var paths []string
-	for _, l := range slices.Sorted(maps.Keys(labels)) {
-		paths = append(paths, "labels."+l)
-	}
-	_, err := m.opt.Snapshotter.Update(ctx, snapshots.Info{Name: id, Labels: labels}, paths...)
+	_, err := m.opt.Snapshotter.Update(ctx, snapshots.Info{Name: id, Labels: labels}, labelPaths(labels)...)
 	return err
 }
 

@@ -1,6 +1,9 @@
 package graph
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // This file finds records by the blobs they are made of.
 
@@ -61,15 +64,7 @@ func (g *Graph) unlistBlobLocked(r *Record) {
 	unlist(g.blobChains, b.BlobChainID, r)
 }
 
-func byName(a, b *Record) int {
-	switch {
-	case a.imm.ID < b.imm.ID:
-		return -1
-	case a.imm.ID > b.imm.ID:
-		return 1
-	}
-	return 0
-}
+func byName(a, b *Record) int { return strings.Compare(a.imm.ID, b.imm.ID) }
 
 func list(index map[string][]*Record, key string, r *Record) {
 	if key == "" {

@@ -119,20 +119,18 @@ type detachedApplier struct {
 	d snapshot.DetachedApplier
 }
 
-func (w *detachedApplier) ApplyDetached(ctx context.Context, desc ocispecs.Descriptor, dir string, opts ...diff.ApplyOpt) (out ocispecs.Descriptor, err error) {
-	err = w.f.Call(ctx, OpApply, desc.Digest.String(), func() (err error) {
-		out, err = w.d.ApplyDetached(ctx, desc, dir, opts...)
-		return err
-	})
-	if err != nil {
-		return ocispecs.Descriptor{}, err
-	}
-	return out, nil
+func (w *detachedApplier) ApplyDetached(ctx context.Context, desc ocispecs.Descriptor, dir string, opts ...diff.ApplyOpt) (ocispecs.Descriptor, error) {
+	return w.f.apply(ctx, desc, func() (ocispecs.Descriptor, error) { return w.d.ApplyDetached(ctx, desc, dir, opts...) })
 }
 
-func (w *applier) Apply(ctx context.Context, desc ocispecs.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (out ocispecs.Descriptor, err error) {
-	err = w.f.Call(ctx, OpApply, desc.Digest.String(), func() (err error) {
-		out, err = w.a.Apply(ctx, desc, mounts, opts...)
+func (w *applier) Apply(ctx context.Context, desc ocispecs.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispecs.Descriptor, error) {
+	return w.f.apply(ctx, desc, func() (ocispecs.Descriptor, error) { return w.a.Apply(ctx, desc, mounts, opts...) })
+}
+
+// apply is one call of an applier.
+func (f *Faults) apply(ctx context.Context, desc ocispecs.Descriptor, call func() (ocispecs.Descriptor, error)) (out ocispecs.Descriptor, err error) {
+	err = f.Call(ctx, OpApply, desc.Digest.String(), func() (err error) {
+		out, err = call()
 		return err
 	})
 	if err != nil {
