@@ -6,6 +6,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/pkg/errors"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/layercache/cache/internal/graph"
 	"github.com/layercache/cache/internal/invariant"
@@ -35,8 +36,10 @@ type birth struct {
 }
 
 // stage is the only place where a record with a snapshot of its own is born. The order is fixed: lease, then
-// snapshot, then row, then visible (design section 5). A failed step may have been done all the
-// same, with only its answer lost, so what takes a step back is noted before it. The links on the parents stay the caller's until stage succeeds.
+// snapshot, then row, then visible (design section 5). Of a record of which there is only a recipe yet, lease and
+// row are written at the same time, so that it waits for the disk once: a start that finds a row without its lease makes
+// the lease anew (spec INIT-10). A failed step may have been done all the same, with only its answer lost, so what takes
+// a step back is noted before it. The links on the parents stay the caller's until stage succeeds.
 func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err error) {
 	defer m.claimName(b.id)()
 	var back undo
@@ -48,29 +51,27 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 	if b.snapshotID == "" {
 		b.snapshotID = b.id
 	}
-	if err := m.stageSnapshot(ctx, b, &back); err != nil {
-		return nil, err
-	}
-	if b.leased != nil {
-		if err := b.leased(ctx); err != nil {
-			return nil, err
-		}
-	}
-
 	meta, boot := b.meta(m.now()), m.markOfNew(b)
-	back.add(func(context.Context) error { return m.removeRows(b.id) })
-	err = m.store.Write(func(w *metadata.Writer) error {
-		row, err := w.Create(b.id)
-		if err != nil {
-			return err
+	// The lease is what keeps the snapshot: without it the backend collects both.
+	back.add(m.undoLease(b.id))
+	if b.recipeOnly() {
+		back.add(func(context.Context) error { return m.removeRows(b.id) })
+		var g errgroup.Group // both are waited for: what is taken back is not under way any more
+		g.Go(func() error { return m.stageRow(meta, boot, b) })
+		g.Go(func() error { return m.stageSnapshot(ctx, b) })
+		err = g.Wait()
+	} else {
+		err = m.stageSnapshot(ctx, b)
+		if err == nil && b.leased != nil {
+			err = b.leased(ctx)
 		}
-		if err := writeNewRow(row, meta, b); err != nil {
-			return err
+		if err == nil {
+			back.add(func(context.Context) error { return m.removeRows(b.id) })
+			err = m.stageRow(meta, boot, b)
 		}
-		return markRow(row, boot)
-	})
+	}
 	if err != nil {
-		return nil, errors.Wrap(err, "storing the record")
+		return nil, err
 	}
 	spec := graph.Spec{Kind: b.kind, Parents: b.parents, State: b.state, Triggers: true}
 	if b.state == graph.Active {
@@ -86,8 +87,25 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 	return rec, nil
 }
 
+// recipeOnly tells whether there is nothing yet that only the record's lease keeps.
+func (b *birth) recipeOnly() bool { return !b.writable && b.leased == nil }
+
+func (m *manager) stageRow(meta *graph.Meta, boot string, b birth) error {
+	err := m.store.Write(func(w *metadata.Writer) error {
+		row, err := w.Create(b.id)
+		if err != nil {
+			return err
+		}
+		if err := writeNewRow(row, meta, b); err != nil {
+			return err
+		}
+		return markRow(row, boot)
+	})
+	return errors.Wrap(err, "storing the record")
+}
+
 // stageSnapshot makes the lease and, if one is asked for, the active snapshot.
-func (m *manager) stageSnapshot(ctx context.Context, b birth, back *undo) error {
+func (m *manager) stageSnapshot(ctx context.Context, b birth) error {
 	l := lease{id: b.id, record: b.id, resources: append([]leases.Resource{m.snapshotResource(b.snapshotID)}, b.resources...)}
 	prepare := func(ctx context.Context) error {
 		if !b.writable {
@@ -96,8 +114,6 @@ func (m *manager) stageSnapshot(ctx context.Context, b birth, back *undo) error 
 		err := m.opt.Snapshotter.Prepare(ctx, b.id, b.parentSnapshot, b.snapshotOpts...)
 		return errors.Wrapf(err, "preparing snapshot %q on %q", b.id, b.parentSnapshot)
 	}
-	// The lease is what keeps the snapshot: without it the backend collects both.
-	back.add(m.undoLease(b.id))
 	err := m.transact(ctx, func(ctx context.Context) error {
 		if _, err := m.createLease(ctx, l); err != nil {
 			return err
