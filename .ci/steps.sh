@@ -56,7 +56,7 @@ step_lint() {
 
 # The README's test command; -json only shows how each test ended.
 step_test() {
-  go test -timeout "$test_timeout" -json ./... | "$bin/testgate" -must .ci/must-run.txt
+  in_memory go test -timeout "$test_timeout" -json ./... | "$bin/testgate" -must .ci/must-run.txt
 }
 
 # The same under the race detector, with the assertions of internal/invariant compiled in.
