@@ -12,6 +12,8 @@ step_prepare() {
   need gcc gcc libc6-dev # the race detector links with it
   need setpriv util-linux
   need tar tar
+  need mkfs.btrfs btrfs-progs # filesystems with reflinks, on loop devices
+  need mkfs.xfs xfsprogs
   go version
   local tool
   for tool in testgate importcheck ruletable dropincheck; do

@@ -104,6 +104,8 @@ const (
 	Root
 	// DirTimes: modification times of directories.
 	DirTimes
+	// Links: which names are of one file. A hard link counts as a file of its own.
+	Links
 )
 
 // Diff lists how got differs from want, by path, except for the aspects given. Empty means equal.
@@ -111,6 +113,9 @@ func Diff(want, got Tree, except ...Aspect) []string {
 	skip := map[Aspect]bool{}
 	for _, a := range except {
 		skip[a] = true
+	}
+	if skip[Links] {
+		want, got = want.unlinked(), got.unlinked()
 	}
 	paths := maps.Clone(want)
 	maps.Copy(paths, got)
@@ -131,6 +136,38 @@ func Diff(want, got Tree, except ...Aspect) []string {
 		}
 	}
 	return diffs
+}
+
+// Resolve returns what is at path; for a hard link what it is another name of, under this name.
+func (t Tree) Resolve(path string) (Entry, bool) {
+	e, ok := t[path]
+	if ok && e.Kind == KindHardlink {
+		e, ok = t[e.Target]
+		e.Path = path
+	}
+	return e, ok
+}
+
+// Entries returns all entries in an order in which Write can make them.
+func (t Tree) Entries() []Entry {
+	entries := make([]Entry, 0, len(t))
+	for _, path := range slices.Sorted(maps.Keys(t)) {
+		entries = append(entries, t[path])
+	}
+	return entries
+}
+
+// unlinked returns the tree with a file in place of each hard link.
+func (t Tree) unlinked() Tree {
+	out := make(Tree, len(t))
+	for path := range t {
+		if e, ok := t.Resolve(path); ok {
+			out[path] = e
+		} else {
+			out[path] = t[path]
+		}
+	}
+	return out
 }
 
 // diff compares two entries of the same path and kind.

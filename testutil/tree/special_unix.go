@@ -20,6 +20,8 @@ func makeSpecial(path string, e Entry) error {
 		return unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(e.Major, e.Minor)))
 	case KindBlock:
 		return unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(e.Major, e.Minor)))
+	case KindSocket:
+		return makeSocket(path)
 	}
 	return errors.Wrapf(errdefs.ErrInvalidArgument, "%s is not special", e.Kind)
 }
@@ -42,7 +44,7 @@ func (e *Entry) system(info fs.FileInfo) (id inode, linked bool) {
 	if !ok {
 		return inode{}, false
 	}
-	e.UID, e.GID = int(st.Uid), int(st.Gid)
+	e.UID, e.GID, e.owned = int(st.Uid), int(st.Gid), true
 	if e.Kind == KindChar || e.Kind == KindBlock {
 		e.Major, e.Minor = unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))
 	}

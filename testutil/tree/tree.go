@@ -27,9 +27,9 @@ const (
 	KindFifo     Kind = "fifo"
 	KindChar     Kind = "character device"
 	KindBlock    Kind = "block device"
-	// KindSocket and KindOther are found by Read and cannot be written.
-	KindSocket Kind = "socket"
-	KindOther  Kind = "other"
+	KindSocket   Kind = "socket"
+	// KindOther is found by Read and cannot be written.
+	KindOther Kind = "other"
 
 	// kindWhiteout and kindOpaque exist in archives only.
 	kindWhiteout Kind = "whiteout"
@@ -122,6 +122,11 @@ func Char(path string, major, minor uint32, opts ...Opt) Entry {
 // Block declares a block device, for which writing needs root.
 func Block(path string, major, minor uint32, opts ...Opt) Entry {
 	return entry(Entry{Path: path, Kind: KindBlock, Major: major, Minor: minor, Mode: 0o644}, opts)
+}
+
+// Socket declares a socket that nobody listens on, of mode 0644 by default. Only Linux can write it.
+func Socket(path string, opts ...Opt) Entry {
+	return entry(Entry{Path: path, Kind: KindSocket, Mode: 0o644}, opts)
 }
 
 // Whiteout declares, in an archive, that a path of the layer below is gone.

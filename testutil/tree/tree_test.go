@@ -131,6 +131,45 @@ func change(path string, fn func(*tree.Entry)) func(tree.Tree) {
 	}
 }
 
+// TestLinksAside: with the aspect Links a file that was copied equals a linked one, without it it does not.
+func TestLinksAside(t *testing.T) {
+	linked := mustRead(t, mustWrite(t, tree.File("f", "x", tree.Time(stamp)), tree.Hardlink("g", "f")))
+	copied := mustRead(t, mustWrite(t, tree.File("f", "x", tree.Time(stamp)), tree.File("g", "x", tree.Time(stamp))))
+	require.Equal(t, []string{"g: file instead of hard link"}, tree.Diff(linked, copied, tree.Root))
+	require.Empty(t, tree.Diff(linked, copied, tree.Root, tree.Links))
+	other := mustRead(t, mustWrite(t, tree.File("f", "x", tree.Time(stamp)), tree.File("g", "y", tree.Time(stamp))))
+	require.Equal(t, []string{`g: content is "y" instead of "x"`}, tree.Diff(linked, other, tree.Root, tree.Links))
+	e, ok := linked.Resolve("g")
+	require.True(t, ok)
+	require.Equal(t, tree.KindFile, e.Kind)
+	require.Equal(t, "g", e.Path)
+	_, ok = linked.Resolve("h")
+	require.False(t, ok)
+}
+
+// TestNothingIsInherited: a default ACL and the setgid bit of a directory do not reach what is declared in it, and what was
+// read can be written again.
+func TestNothingIsInherited(t *testing.T) {
+	need.Root(t)
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux for ACLs and sockets")
+	}
+	// user::rwx, user:7:rwx, group::r-x, mask::rwx, other::---
+	const acl = "\x02\x00\x00\x00\x01\x00\x07\x00\xff\xff\xff\xff\x02\x00\x07\x00\x07\x00\x00\x00\x04\x00\x05\x00\xff\xff\xff\xff\x10\x00\x07\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff"
+	dir := mustWrite(t,
+		tree.Dir("d", tree.Mode(0o775|fs.ModeSetgid), tree.Owner(1, 2), tree.Xattr("system.posix_acl_default", acl), tree.Time(stamp)),
+		tree.Dir("d/e"), tree.File("d/f", "x", tree.Owner(3, 4)), tree.Socket("d/s"))
+	got := mustRead(t, dir)
+	require.Equal(t, map[string]string{"system.posix_acl_default": acl}, got["d"].Xattrs)
+	for _, path := range []string{"d/e", "d/f", "d/s"} {
+		require.Empty(t, got[path].Xattrs, path)
+		require.Zero(t, got[path].Mode&fs.ModeSetgid, path)
+		require.NotEqual(t, 2, got[path].GID, path)
+	}
+	require.Equal(t, tree.KindSocket, got["d/s"].Kind)
+	require.Empty(t, tree.Diff(got, mustRead(t, mustWrite(t, got.Entries()...)), tree.Root))
+}
+
 // TestWriteErrors: what cannot be written is an error, and nothing is overwritten.
 func TestWriteErrors(t *testing.T) {
 	for name, entries := range map[string][]tree.Entry{
@@ -138,7 +177,7 @@ func TestWriteErrors(t *testing.T) {
 		"absolute":       {tree.File("/f", "")},
 		"target outside": {tree.Hardlink("f", "../g")},
 		"whiteout":       {tree.Whiteout("f")},
-		"socket":         {{Path: "s", Kind: tree.KindSocket}},
+		"other":          {{Path: "s", Kind: tree.KindOther}},
 	} {
 		require.True(t, errdefs.IsInvalidArgument(tree.Write(t.TempDir(), entries...)), name)
 	}

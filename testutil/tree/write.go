@@ -12,7 +12,8 @@ import (
 )
 
 // Write makes the entries below dir, which must exist, in their order. A declared directory may exist
-// already; anything else must not. Times are set last, so that those of directories hold.
+// already; anything else must not. Owners, attributes and modes are set when all entries are there, so that a directory
+// passes nothing on to what is in it (default ACLs, the setgid bit), and times last, so that those of directories hold.
 // It is an invalid argument if a path leads out of dir, and "not implemented" if the system does not
 // know the kind of entry.
 func Write(dir string, entries ...Entry) error {
@@ -27,10 +28,13 @@ func Write(dir string, entries ...Entry) error {
 		if err := e.make(dir, path); err != nil {
 			return errors.Wrapf(err, "%s %q", e.Kind, e.Path)
 		}
-		if e.Kind != KindHardlink {
-			if err := e.dress(path); err != nil {
-				return errors.Wrapf(err, "%s %q", e.Kind, e.Path)
-			}
+	}
+	for _, e := range slices.Backward(entries) { // contents first: a mode may lock a directory
+		if e.Kind == KindHardlink {
+			continue
+		}
+		if err := e.dress(filepath.Join(dir, filepath.FromSlash(e.Path))); err != nil {
+			return errors.Wrapf(err, "%s %q", e.Kind, e.Path)
 		}
 	}
 	for _, e := range slices.Backward(entries) {
@@ -69,7 +73,7 @@ func (e Entry) make(dir, path string) error {
 			return errors.Wrapf(errdefs.ErrInvalidArgument, "target %q", e.Target)
 		}
 		return os.Link(filepath.Join(dir, filepath.FromSlash(e.Target)), path)
-	case KindFifo, KindChar, KindBlock:
+	case KindFifo, KindChar, KindBlock, KindSocket:
 		return makeSpecial(path, e)
 	}
 	return errors.Wrapf(errdefs.ErrInvalidArgument, "a directory cannot hold a %s", e.Kind)

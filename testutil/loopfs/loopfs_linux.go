@@ -1,0 +1,102 @@
+// Package loopfs makes filesystems of a chosen type in a file, mounted through a loop device. It is for tests and
+// benchmarks, takes root, and runs on Linux only.
+package loopfs
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+)
+
+// The types of filesystems that are made, which share blocks between files.
+const (
+	Btrfs = "btrfs"
+	XFS   = "xfs"
+)
+
+// FS is a mounted filesystem.
+type FS struct {
+	// Dir is where it is mounted.
+	Dir string
+
+	image string
+}
+
+// ErrUnavailable means that the system lacks what it takes: mkfs, loop devices, or the filesystem.
+var ErrUnavailable = errors.New("filesystem is not available")
+
+// Make makes a filesystem of some size (sparse; 512 MiB are enough for any type) in the existing directory dir, and mounts it there.
+func Make(dir, kind string, size int64) (_ *FS, err error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.Wrap(ErrUnavailable, "needs root")
+	}
+	mkfs, err := exec.LookPath("mkfs." + kind)
+	if err != nil {
+		return nil, errors.Wrapf(ErrUnavailable, "needs mkfs.%s: %v", kind, err)
+	}
+	fs := &FS{Dir: filepath.Join(dir, kind), image: filepath.Join(dir, kind+".img")}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(fs.image) // err is what counts
+			_ = os.Remove(fs.Dir)   // empty
+		}
+	}()
+	if err := os.Mkdir(fs.Dir, 0o755); err != nil {
+		return nil, errors.WithStack(err)
+	}
+	f, err := os.Create(fs.image)
+	if err != nil {
+		return nil, errors.WithStack(err)
+	}
+	err = f.Truncate(size)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return nil, errors.WithStack(err)
+	}
+	if out, err := exec.Command(mkfs, "-q", fs.image).CombinedOutput(); err != nil {
+		return nil, errors.Wrapf(err, "mkfs.%s: %s", kind, bytes.TrimSpace(out))
+	}
+	// The device goes by itself when the filesystem is unmounted.
+	m := mount.Mount{Type: kind, Source: fs.image, Options: []string{"loop"}}
+	if err := m.Mount(fs.Dir); err != nil {
+		return nil, errors.Wrapf(ErrUnavailable, "mounting %s: %v", kind, err)
+	}
+	return fs, nil
+}
+
+// Close unmounts the filesystem and removes its file.
+func (fs *FS) Close() error {
+	if err := unix.Unmount(fs.Dir, 0); err != nil {
+		return errors.Wrapf(err, "unmounting %s", fs.Dir)
+	}
+	if err := os.Remove(fs.image); err != nil {
+		return errors.WithStack(err)
+	}
+	return errors.WithStack(os.Remove(fs.Dir))
+}
+
+// New makes a filesystem for a test and returns its directory. The test is skipped, with the reason, where that is not possible.
+func New(t testing.TB, kind string) string {
+	t.Helper()
+	fs, err := Make(t.TempDir(), kind, 512<<20)
+	if errors.Is(err, ErrUnavailable) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := fs.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return fs.Dir
+}
