@@ -4,7 +4,6 @@ import (
 	"context"
 	stderrors "errors"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -236,7 +235,7 @@ func (m *manager) size(ctx context.Context, rec *graph.Record) (int64, error) {
 	}
 	return m.sizes.Do(ctx, rec, func(ctx context.Context) (int64, error) {
 		st := m.g.Status(rec)
-		size, known, err := m.measureRecord(ctx, rec.Kind(), st)
+		size, known, err := m.measureRecord(ctx, st)
 		if err != nil {
 			if m.g.Status(rec).State == graph.Gone {
 				err = nil // it went meanwhile (spec SIZE-2)
@@ -255,17 +254,17 @@ func (m *manager) size(ctx context.Context, rec *graph.Record) (int64, error) {
 
 // measureRecord sums up the snapshot and the blob. It is not known, and not to be remembered, as
 // long as the record's snapshot is still to come (spec SIZE-5, quirk Q35).
-func (m *manager) measureRecord(ctx context.Context, kind graph.Kind, st graph.Status) (size int64, known bool, err error) {
+func (m *manager) measureRecord(ctx context.Context, st graph.Status) (size int64, known bool, err error) {
 	known = st.State != graph.Lazy
 	key := st.ImmSnapshot
 	if st.Mut != "" && !st.SnapshotCommitted {
 		key = st.MutSnapshot
 	}
 	if st.Blob == nil || !st.Blob.Only {
-		n, err := m.snapshotSize(ctx, kind, key)
+		u, err := m.opt.Snapshotter.Usage(ctx, key)
 		switch {
 		case err == nil:
-			size += n
+			size += u.Size
 			known = true
 		case !errdefs.IsNotFound(err):
 			return 0, false, errors.Wrapf(err, "snapshot %q", key)
@@ -282,23 +281,4 @@ func (m *manager) measureRecord(ctx context.Context, kind graph.Kind, st graph.S
 		}
 	}
 	return size, known, nil
-}
-
-// labelMergeSize is what BuildKit puts on the snapshot of a merge or a diff: its size without the
-// files that are hard links into other snapshots, which a snapshotter would count once more (spec MRG-6).
-const labelMergeSize = "buildkit.mergeUsageSize"
-
-// snapshotSize asks the snapshotter what a snapshot occupies, unless whoever merged it knew better.
-func (m *manager) snapshotSize(ctx context.Context, kind graph.Kind, key string) (int64, error) {
-	if kind == graph.Merge || kind == graph.Diff {
-		info, err := m.opt.Snapshotter.Stat(ctx, key)
-		if err != nil {
-			return 0, err
-		}
-		if n, err := strconv.ParseInt(info.Labels[labelMergeSize], 10, 64); err == nil && n >= 0 {
-			return n, nil
-		}
-	}
-	u, err := m.opt.Snapshotter.Usage(ctx, key)
-	return u.Size, err
 }

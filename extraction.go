@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/progress"
 	"github.com/layercache/cache/snapshot"
 )
 
@@ -291,11 +292,16 @@ func (x *extraction) showProgress(ctx context.Context) (context.Context, func(er
 	if dh := x.src.handlers[x.blob.Digest]; pg == nil && dh != nil {
 		pg = dh.Progress
 	}
+	return showProgress(ctx, pg, "extracting "+x.blob.Digest.String(), "extracting")
+}
+
+// showProgress tells a controller, which may be nil, that something is being done until the function it returns is called.
+func showProgress(ctx context.Context, pg progress.Controller, id, action string) (context.Context, func(error)) {
 	if pg == nil {
 		return ctx, func(error) {}
 	}
 	ctx, stop := pg.Start(ctx)
-	ended := pg.Status("extracting "+x.blob.Digest.String(), "extracting")
+	ended := pg.Status(id, action)
 	return ctx, func(err error) {
 		if ended != nil {
 			ended()

@@ -193,7 +193,7 @@ func (m *manager) newFromBlob(ctx context.Context, layer *layerBlob, below *grap
 		}
 	}
 	if below != nil {
-		b.kind, b.parents, b.parentID = graph.Layer, []*graph.Record{below}, m.g.ImmutableID(below)
+		b.kind, b.parents, b.parentIDs = graph.Layer, []*graph.Record{below}, []string{m.g.ImmutableID(below)}
 	}
 	rec, err := m.stage(ctx, b)
 	if err != nil {

@@ -65,10 +65,10 @@ func (m *manager) transact(ctx context.Context, fn func(ctx context.Context) err
 	return fn(ctx)
 }
 
-// undoLease deletes a lease whose use failed.
-func (m *manager) undoLease(id string) func(context.Context) error {
+// undoLease deletes leases whose use failed.
+func (m *manager) undoLease(ids ...string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		return m.transact(ctx, func(ctx context.Context) error { return m.deleteLeases(ctx, id) })
+		return m.transact(ctx, func(ctx context.Context) error { return m.deleteLeases(ctx, ids...) })
 	}
 }
 

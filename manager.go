@@ -58,6 +58,20 @@ type Accessor interface {
 	GetMutable(ctx context.Context, id string, opts ...RefOption) (MutableRef, error)
 	// IdentityMapping is the user namespace the snapshotter stores owners in; nil for none.
 	IdentityMapping() *user.IdentityMapping
+	// Merge returns a ref to a record whose tree is what results if the layers of the parents are put on top of each other in
+	// this order, as if they were one image: what a later one adds, changes or deletes hides what an earlier one
+	// has. A parent that is a merge stands for its own parents. Nil parents are left out; without any the result is nil, and so
+	// is the error. One parent alone yields another ref to that parent, which does not count as a use, and the options are
+	// of no account. The tree is made when somebody needs it: Extract, Mount, New on top. pg is told about that.
+	//
+	// The caller keeps its refs to the parents, which are finalized. The new ref has the handlers of all of them, a later parent's
+	// before an earlier one's. Errors: IsNotFound if a parent is gone; an invalid argument if there were too many layers; those
+	// of Finalize and of the backend, after which nothing is left of the call (spec MGR-31 to MGR-36).
+	Merge(ctx context.Context, parents []ImmutableRef, pg progress.Controller, opts ...RefOption) (ImmutableRef, error)
+	// Diff returns a ref to a record whose tree is what has to be put on top of lower's to get upper's. A nil upper stands for an
+	// empty tree; a nil lower is an invalid argument. If upper lies on lower with several layers in between the result
+	// is the merge of these, which keeps them apart. Everything else is as with Merge (spec MGR-37 to MGR-40).
+	Diff(ctx context.Context, lower, upper ImmutableRef, pg progress.Controller, opts ...RefOption) (ImmutableRef, error)
 }
 
 // Controller reports what the cache occupies, and gives it back.
@@ -108,11 +122,14 @@ type manager struct {
 	// resourceType is how leases name snapshots of the snapshotter.
 	resourceType string
 	caps         snapshot.Capabilities
+	// merger is opt.Snapshotter.
+	merger snapshot.MergeSnapshotter
 
 	g         *graph.Graph
 	slots     flight.Slots[*graph.Record]
 	metaSlots flight.Slots[string]
 	nameSlots flight.Slots[string] // see claimName
+	treeSlots flight.Slots[string] // by snapshot: one of those who share it makes it
 	blobSlots flight.Slots[string] // see findOrMake
 	pruneSlot flight.Slots[struct{}]
 	sizes     flight.Group[*graph.Record, int64]
@@ -145,8 +162,14 @@ func NewManager(opt ManagerOpt) (Manager, error) {
 	if err := opt.validate(); err != nil {
 		return nil, err
 	}
+	merger, ok := opt.Snapshotter.(snapshot.MergeSnapshotter)
+	if !ok {
+		merger = snapshot.NewMergeSnapshotter(context.Background(), opt.Snapshotter, opt.LeaseManager)
+		opt.Snapshotter = merger
+	}
 	m := &manager{
 		opt:          opt,
+		merger:       merger,
 		store:        opt.MetadataStore,
 		resourceType: "snapshots/" + opt.Snapshotter.Name(),
 		caps:         snapshot.CapabilitiesOf(opt.Snapshotter.Name()),
@@ -380,7 +403,7 @@ func (m *manager) newActive(ctx context.Context, parent *graph.Record, src sourc
 			return nil, errors.Wrapf(err, "extracting the parent of record %q", id)
 		}
 		st := m.g.Status(parent)
-		b.kind, b.parents, b.parentID, b.parentSnapshot = graph.Layer, []*graph.Record{parent}, st.Imm, st.ImmSnapshot
+		b.kind, b.parents, b.parentIDs, b.parentSnapshot = graph.Layer, []*graph.Record{parent}, []string{st.Imm}, st.ImmSnapshot
 		b.snapshotOpts = m.caps.WritableOpts() // spec MGR-5
 	}
 	var rec *graph.Record

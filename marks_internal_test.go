@@ -43,15 +43,15 @@ func TestMarkTakenOffAndPutOn(t *testing.T) {
 	for name, done := range map[string]bool{"stored": true, "failed": false} {
 		t.Run(name, func(t *testing.T) {
 			var k marks
-			k.add(nil, "r", "boot", true)
-			k.add(nil, "idle", "boot", true)
+			k.add(nil, "r", "", "boot", true)
+			k.add(nil, "idle", "", "boot", true)
 			recs, cut := k.candidates("boot")
 			require.Len(t, recs, 2)
 			ids := k.beginClear(recs, cut)
 			require.Len(t, ids, 2)
 			require.True(t, k.clearing("r"))
 			require.False(t, k.touch("r"), "it has to be stored anew")
-			k.add(nil, "r", "boot", false)
+			k.add(nil, "r", "", "boot", false)
 			require.False(t, k.clearing("r"))
 			k.endClear(ids, done)
 			require.Equal(t, "boot", k.of("r"))

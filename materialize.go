@@ -97,6 +97,9 @@ func (m *manager) extract(ctx context.Context, rec *graph.Record, src source) er
 	if found || err != nil {
 		return err
 	}
+	if rec.Kind() == graph.Merge || rec.Kind() == graph.Diff {
+		return m.extractDerived(ctx, rec, st, src)
+	}
 	if m.caps.RemoteSnapshots && !src.below {
 		if err := m.prepareRemote(ctx, rec, src); err != nil { // extracting as usual will do (spec EXT-2)
 			log.G(ctx).WithError(err).WithField("record", st.Imm).Warn("layer cache: the snapshotter did not provide a layer by itself")
@@ -104,9 +107,6 @@ func (m *manager) extract(ctx context.Context, rec *graph.Record, src source) er
 		if found, err := m.findSnapshot(ctx, rec, st); found || err != nil {
 			return err
 		}
-	}
-	if k := rec.Kind(); k != graph.Layer && k != graph.BaseLayer {
-		return errors.Wrapf(ErrNotExtracted, "%s %q", k, st.Imm)
 	}
 	return m.extractLayer(ctx, rec, st, src)
 }

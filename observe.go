@@ -13,7 +13,7 @@ type EventKind string
 
 // The kinds of events.
 const (
-	// EventNew: a record was made.
+	// EventNew: a record was made. Reason is "blob", "merge" or "diff" if it has no tree yet.
 	EventNew EventKind = "new"
 	// EventGet: a ref to an existing record was handed out. Reason is "hit", or why not.
 	EventGet EventKind = "get"
@@ -29,7 +29,7 @@ const (
 	EventMount EventKind = "mount"
 	// EventPull: a blob was fetched, or waited for while another record's fetch of it was under way.
 	EventPull EventKind = "pull"
-	// EventExtract: a layer was unpacked.
+	// EventExtract: a layer was unpacked, or the tree of a merge or a diff was made; then Reason is "merge" or "diff".
 	EventExtract EventKind = "extract"
 	// EventRemove: a record was removed. Reason says which rule asked for it.
 	EventRemove EventKind = "remove"

@@ -26,6 +26,8 @@ type source struct {
 	progress progress.Controller
 	// below says that the record is only needed for one that lies on it.
 	below bool
+	// nested says that the record is only needed for another one.
+	nested bool
 	// rank tells where the work on the record comes in. The layers of an image are pulled and unpacked from
 	// the lowest on, since each is committed only on top of those below.
 	rank flight.Rank
@@ -41,7 +43,7 @@ func (m *manager) ranked(src source) source {
 
 // under is the source for the parent of a record, whose turn is before the record's.
 func (s source) under() source {
-	s.below = true
+	s.below, s.nested = true, true
 	s.rank.Step--
 	return s
 }

@@ -29,7 +29,12 @@ func (m *manager) withRemoteLabels(ctx context.Context, rec *graph.Record, src s
 	if !m.caps.SessionLabels || rec == nil {
 		return fn(ctx)
 	}
-	marked, err := m.addRemoteLabels(ctx, rec, src)
+	return m.withLabelsOn(ctx, graph.Layers(rec), src, fn)
+}
+
+// withLabelsOn is withRemoteLabels for a list of layers.
+func (m *manager) withLabelsOn(ctx context.Context, layers []*graph.Record, src source, fn func(ctx context.Context) error) error {
+	marked, err := m.addRemoteLabels(ctx, layers, src)
 	defer m.removeRemoteLabels(context.WithoutCancel(ctx), marked)
 	if err != nil {
 		return err
@@ -37,11 +42,11 @@ func (m *manager) withRemoteLabels(ctx context.Context, rec *graph.Record, src s
 	return fn(ctx)
 }
 
-// addRemoteLabels labels the remote snapshots below and including rec that have a handler. It returns the labels
+// addRemoteLabels labels those of the layers' snapshots that are remote and have a handler. It returns the labels
 // to remove by snapshot, also with an error.
-func (m *manager) addRemoteLabels(ctx context.Context, rec *graph.Record, src source) (map[string][]string, error) {
+func (m *manager) addRemoteLabels(ctx context.Context, layers []*graph.Record, src source) (map[string][]string, error) {
 	marked := map[string][]string{}
-	for _, layer := range graph.Layers(rec) {
+	for _, layer := range layers {
 		st := m.g.Status(layer)
 		dh := src.handlerOf(st.Blob)
 		if dh == nil || marked[st.ImmSnapshot] != nil {

@@ -77,6 +77,9 @@ func readRow(id string, view metadata.RowView, interned map[string]string) (*row
 		known := blob // most records have none, and need not pay for one
 		r.meta.Blob = &known
 	}
+	if r.derived() && r.meta.Size == 0 { // BuildKit measures what is not there yet (quirk Q35)
+		r.meta.Size = sizeUnknown
+	}
 	if r.meta.SnapshotID == "" { // historic databases (spec REC-8, OLD-2)
 		r.meta.SnapshotID = id
 	}
@@ -244,12 +247,10 @@ func parentValues(kind graph.Kind, parents []string) []kv {
 	return nil
 }
 
-// writeNewRow stores a record made by New (spec 1.3), in the one transaction that META-1 asks for.
-func writeNewRow(w *metadata.RowWriter, meta *graph.Meta, b birth) error {
+// writeNewRow stores a new record (spec 1.3), in the one transaction that META-1 asks for.
+func writeNewRow(w *metadata.RowWriter, meta *graph.Meta, b *birth) error {
 	values := []kv{{keyCreatedAt, meta.CreatedAt}, {keySnapshot, meta.SnapshotID}}
-	if b.parentID != "" {
-		values = append(values, kv{keyParent, b.parentID})
-	}
+	values = append(values, parentValues(b.kind, b.parentIDs)...)
 	o := b.opts
 	if o.description != nil {
 		values = append(values, kv{keyDescription, *o.description})

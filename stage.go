@@ -18,9 +18,13 @@ type birth struct {
 	id    string
 	state graph.State
 	kind  graph.Kind
-	// parents are linked already; the record takes the links over.
-	parents  []*graph.Record
-	parentID string
+	// parents are linked already; the record takes the links over. parentIDs are their names; of a diff
+	// either may be missing.
+	parents   []*graph.Record
+	parentIDs []string
+	// below are diffs that are born along with a merge, in place of the nils among its parents, in order. Nobody
+	// else has them.
+	below []birth
 	// writable asks for an active snapshot on parentSnapshot.
 	writable       bool
 	parentSnapshot string
@@ -39,74 +43,110 @@ type birth struct {
 // snapshot, then row, then visible (design section 5). Of a record of which there is only a recipe yet, lease and
 // row are written at the same time, so that it waits for the disk once: a start that finds a row without its lease makes
 // the lease anew (spec INIT-10). A failed step may have been done all the same, with only its answer lost, so what takes
-// a step back is noted before it. The links on the parents stay the caller's until stage succeeds.
+// a step back is noted before it. The links on the parents stay the caller's until stage succeeds. Records that are born together
+// share each step.
 func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err error) {
-	defer m.claimName(b.id)()
+	l := litter{all: append(b.below[:len(b.below):len(b.below)], b), boot: m.markOfNew(b)}
+	for i := range l.all {
+		one := &l.all[i]
+		defer m.claimName(one.id)()
+		if one.snapshotID == "" {
+			one.snapshotID = one.id
+		}
+		l.ids, l.metas = append(l.ids, one.id), append(l.metas, one.meta(m.now()))
+	}
 	var back undo
 	defer func() {
 		if err != nil {
 			back.run(ctx)
 		}
 	}()
-	if b.snapshotID == "" {
-		b.snapshotID = b.id
-	}
-	meta, boot := b.meta(m.now()), m.markOfNew(b)
 	// The lease is what keeps the snapshot: without it the backend collects both.
-	back.add(m.undoLease(b.id))
+	back.add(m.undoLease(l.ids...))
+	removeRows := func(context.Context) error { return m.removeRows(l.ids...) }
 	if b.recipeOnly() {
-		back.add(func(context.Context) error { return m.removeRows(b.id) })
+		back.add(removeRows)
 		var g errgroup.Group // both are waited for: what is taken back is not under way any more
-		g.Go(func() error { return m.stageRow(meta, boot, b) })
-		g.Go(func() error { return m.stageSnapshot(ctx, b) })
+		g.Go(func() error { return m.stageRows(&l) })
+		g.Go(func() error { return m.stageSnapshot(ctx, &l) })
 		err = g.Wait()
 	} else {
-		err = m.stageSnapshot(ctx, b)
+		err = m.stageSnapshot(ctx, &l)
 		if err == nil && b.leased != nil {
 			err = b.leased(ctx)
 		}
 		if err == nil {
-			back.add(func(context.Context) error { return m.removeRows(b.id) })
-			err = m.stageRow(meta, boot, b)
+			back.add(removeRows)
+			err = m.stageRows(&l)
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	spec := graph.Spec{Kind: b.kind, Parents: b.parents, State: b.state, Triggers: true}
-	if b.state == graph.Active {
-		spec.Mut, spec.Writer = meta, true
-	} else {
-		spec.Imm, spec.Ref = meta, true
-	}
-	rec, ok := m.g.Insert(spec)
+	recs, ok := m.g.InsertAll(l.specs())
 	if !ok {
 		return nil, invariant.NoError(errors.Wrapf(errInvalid, "record ID %q is taken", b.id))
 	}
-	m.noteMark(rec, b.id, boot)
+	rec := recs[len(recs)-1]
+	m.noteMark(rec, b.id, l.boot)
 	return rec, nil
 }
 
 // recipeOnly tells whether there is nothing yet that only the record's lease keeps.
 func (b *birth) recipeOnly() bool { return !b.writable && b.leased == nil }
 
-func (m *manager) stageRow(meta *graph.Meta, boot string, b birth) error {
+// litter is what is born together. The last is the one that was asked for, and may be told from the others by
+// what it has besides.
+type litter struct {
+	all   []birth
+	ids   []string
+	metas []*graph.Meta
+	// boot is the mark that the last row gets.
+	boot string
+}
+
+func (l *litter) last() *birth { return &l.all[len(l.all)-1] }
+
+// specs says what the graph is to know of the records.
+func (l *litter) specs() []graph.Spec {
+	specs := make([]graph.Spec, len(l.all))
+	for i := range l.all {
+		b, last := &l.all[i], i == len(l.all)-1
+		specs[i] = graph.Spec{Kind: b.kind, Parents: b.parents, State: b.state, Triggers: last}
+		if b.state == graph.Active {
+			specs[i].Mut, specs[i].Writer = l.metas[i], last
+		} else {
+			specs[i].Imm, specs[i].Ref = l.metas[i], last
+		}
+	}
+	return specs
+}
+
+func (m *manager) stageRows(l *litter) error {
 	err := m.store.Write(func(w *metadata.Writer) error {
-		row, err := w.Create(b.id)
-		if err != nil {
-			return err
+		for i := range l.all {
+			row, err := w.Create(l.ids[i])
+			if err != nil {
+				return err
+			}
+			if err := writeNewRow(row, l.metas[i], &l.all[i]); err != nil {
+				return err
+			}
+			if i < len(l.all)-1 {
+				continue
+			}
+			if err := markRow(row, l.boot); err != nil {
+				return err
+			}
 		}
-		if err := writeNewRow(row, meta, b); err != nil {
-			return err
-		}
-		return markRow(row, boot)
+		return nil
 	})
 	return errors.Wrap(err, "storing the record")
 }
 
-// stageSnapshot makes the lease and, if one is asked for, the active snapshot.
-func (m *manager) stageSnapshot(ctx context.Context, b birth) error {
-	l := lease{id: b.id, record: b.id, resources: append([]leases.Resource{m.snapshotResource(b.snapshotID)}, b.resources...)}
+// stageSnapshot makes the leases and, if one is asked for, the active snapshot of the last.
+func (m *manager) stageSnapshot(ctx context.Context, l *litter) error {
+	b := l.last()
 	prepare := func(ctx context.Context) error {
 		if !b.writable {
 			return nil
@@ -115,8 +155,10 @@ func (m *manager) stageSnapshot(ctx context.Context, b birth) error {
 		return errors.Wrapf(err, "preparing snapshot %q on %q", b.id, b.parentSnapshot)
 	}
 	err := m.transact(ctx, func(ctx context.Context) error {
-		if _, err := m.createLease(ctx, l); err != nil {
-			return err
+		for i := range l.all {
+			if _, err := m.createLease(ctx, m.leaseOfNew(&l.all[i])); err != nil {
+				return err
+			}
 		}
 		if m.snapshotsJoin() {
 			return prepare(ctx)
@@ -127,6 +169,10 @@ func (m *manager) stageSnapshot(ctx context.Context, b birth) error {
 		return err
 	}
 	return prepare(ctx)
+}
+
+func (m *manager) leaseOfNew(b *birth) lease {
+	return lease{id: b.id, record: b.id, resources: append([]leases.Resource{m.snapshotResource(b.snapshotID)}, b.resources...)}
 }
 
 // meta is the typed form of the new record's row.

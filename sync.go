@@ -33,10 +33,19 @@ func bootIDOf(opt ManagerOpt) string {
 // later start could tell what they mean.
 func (m *manager) marking() bool { return m.bootID != "" && m.opt.SyncFS != nil }
 
-// markOfNew is the mark that a new record's row gets, "" for none.
+// markOfNew is the mark that a new record's row gets, "" for none: one that can be written to, and one whose snapshot,
+// another's too, is being made.
 func (m *manager) markOfNew(b birth) string {
-	if b.writable && m.marking() {
+	if m.marking() && (b.writable || b.snapshotID != "" && m.marks.unflushed(b.snapshotID)) {
 		return m.bootID
+	}
+	return ""
+}
+
+// treeOf is the snapshot that a record may share with others that are marked with it; see marks.
+func (m *manager) treeOf(rec *graph.Record) string {
+	if k := rec.Kind(); k == graph.Merge || k == graph.Diff {
+		return m.g.Status(rec).ImmSnapshot
 	}
 	return ""
 }
@@ -46,7 +55,7 @@ func (m *manager) noteMark(rec *graph.Record, id, boot string) {
 	if boot == "" {
 		return
 	}
-	m.marks.add(rec, id, boot, true)
+	m.marks.add(rec, id, m.treeOf(rec), boot, true)
 	m.startSync()
 }
 
@@ -57,7 +66,7 @@ func (m *manager) beginWriting(rec *graph.Record, id string) error {
 	if !m.marking() || m.marks.touch(id) {
 		return nil
 	}
-	m.marks.add(rec, id, m.bootID, false)
+	m.marks.add(rec, id, "", m.bootID, false)
 	m.startSync()
 	err := m.store.Write(func(w *metadata.Writer) error {
 		row, err := w.Row(id)
@@ -71,6 +80,62 @@ func (m *manager) beginWriting(rec *graph.Record, id string) error {
 	}
 	m.marks.stored(id)
 	return nil
+}
+
+// beginMaking makes sure that the rows of a merge or a diff, and of all that share its snapshot, have the mark before the
+// first byte of it is written. Unlike a layer that is being built it can be made again, so it is not flushed before
+// anybody sees it. end is to be called when all is written.
+func (m *manager) beginMaking(rec *graph.Record) (end func(), err error) {
+	if !m.marking() {
+		return func() {}, nil
+	}
+	tree := m.treeOf(rec)
+	m.marks.beginTree(tree)
+	end = func() { m.marks.endTree(tree) }
+	if err := m.markSharers(rec, tree); err != nil {
+		end()
+		return nil, err
+	}
+	return end, nil
+}
+
+// markSharers marks a merge or a diff with all others of the same snapshot.
+func (m *manager) markSharers(rec *graph.Record, tree string) error {
+	unstored := m.marks.addAll(m.g.Sharers(rec), tree, m.bootID)
+	m.startSync()
+	if len(unstored) == 0 {
+		return nil
+	}
+	err := m.store.Write(func(w *metadata.Writer) error {
+		for _, id := range unstored {
+			row, err := w.Row(id)
+			if errdefs.IsNotFound(err) {
+				continue // it went meanwhile
+			}
+			if err == nil {
+				err = markRow(row, m.bootID)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return errors.Wrap(err, "storing that a tree is being made")
+	}
+	m.marks.stored(unstored...)
+	return nil
+}
+
+// markNewSharer marks a record that has just become visible if its snapshot, another's too, began to be made meanwhile. Whoever
+// makes it either saw the record or is seen here.
+func (m *manager) markNewSharer(rec *graph.Record, id string) error {
+	tree := m.treeOf(rec)
+	if tree == "" || tree == id || !m.marking() || m.marks.of(id) != "" || !m.marks.unflushed(tree) {
+		return nil
+	}
+	return m.markSharers(rec, tree)
 }
 
 // syncFS flushes the snapshotter's filesystem. It is called with no lock held but, by Finalize, the record's slot.
@@ -93,7 +158,12 @@ func (m *manager) syncFinalized(ctx context.Context, st graph.Status) (done bool
 	case m.marking() && m.marks.of(st.Imm) == "":
 		return false, nil // it has been flushed by now
 	}
+	made, cut := m.marks.madeTrees(m.bootID)
 	if err := m.syncFS(ctx); err != nil {
+		return false, err
+	}
+	// The merge that the tree lies on must not be lost either.
+	if err := m.clearMarks(m.marks.beginClear(made, cut)); err != nil {
 		return false, err
 	}
 	return true, nil

@@ -34,6 +34,8 @@ type Graph struct {
 	// chains and blobChains find records by what their content is made of; each list is in the order of
 	// the records' immutable names.
 	chains, blobChains map[string][]*Record
+	// recipes finds merges and diffs by their parents.
+	recipes map[recipe][]*Record
 
 	lazyBlobs int // records whose Blob.Only is set: while there are none, no walk is needed
 	// lazyGen grows when a record that others may lie on turns lazy; see Record.unlazyAt.
@@ -48,7 +50,7 @@ type Graph struct {
 func New() *Graph {
 	return &Graph{
 		names: map[string]*Record{}, condemned: map[string]*Record{},
-		chains: map[string][]*Record{}, blobChains: map[string][]*Record{}, lazyGen: 1,
+		chains: map[string][]*Record{}, blobChains: map[string][]*Record{}, recipes: map[recipe][]*Record{}, lazyGen: 1,
 	}
 }
 
@@ -62,7 +64,7 @@ type Spec struct {
 	Mut, Imm *Meta
 	// StrayLease says that a lease of the immutable name exists though nothing is finalized.
 	StrayLease bool
-	// Refs, Writer and Triggers say what the caller holds from the start: one immutable ref,
+	// Ref, Writer and Triggers say what the caller holds from the start: one immutable ref,
 	// or the mutable one, and whether its end counts as a use.
 	Ref, Writer, Triggers bool
 }
@@ -70,14 +72,57 @@ type Spec struct {
 // Insert makes a record visible. The links on the parents must have been taken with Link; the
 // new record owns them from now on. It reports false, and changes nothing, if a name is taken.
 func (g *Graph) Insert(s Spec) (*Record, bool) {
-	r := &Record{kind: s.Kind, parents: s.Parents, state: s.State, mut: s.Mut, imm: s.Imm, strayLease: s.StrayLease}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, m := range []*Meta{s.Mut, s.Imm} {
-		if m != nil && g.names[m.ID] != nil {
+	if g.takenLocked(&s) {
+		return nil, false
+	}
+	return g.insertLocked(s), true
+}
+
+func (g *Graph) takenLocked(s *Spec) bool {
+	return s.Mut != nil && g.names[s.Mut.ID] != nil || s.Imm != nil && g.names[s.Imm.ID] != nil
+}
+
+// InsertAll makes a record, the last, visible together with some of its parents, those before it: of a merge each
+// parent that is nil stands for the next of them. Nobody holds these but the last. It reports false, and
+// changes nothing, if a name is taken.
+func (g *Graph) InsertAll(specs []Spec) ([]*Record, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i := range specs {
+		if g.takenLocked(&specs[i]) {
 			return nil, false
 		}
 	}
+	recs := make([]*Record, len(specs))
+	for i, s := range specs {
+		if i == len(specs)-1 && i > 0 {
+			s.Parents = filled(s.Parents, recs[:i])
+		}
+		recs[i] = g.insertLocked(s)
+		if i < len(specs)-1 {
+			recs[i].links = 1
+		}
+	}
+	return recs, true
+}
+
+// filled puts records, in order, where parents are nil.
+func filled(parents, with []*Record) []*Record {
+	out := make([]*Record, len(parents))
+	for i, p := range parents {
+		if p == nil {
+			p, with = with[0], with[1:]
+		}
+		out[i] = p
+	}
+	return out
+}
+
+func (g *Graph) insertLocked(s Spec) *Record {
+	r := &Record{kind: s.Kind, parents: s.Parents, state: s.State, mut: s.Mut, imm: s.Imm, strayLease: s.StrayLease}
+	r.layers = countLayers(s.Kind, s.Parents)
 	for _, m := range []*Meta{s.Mut, s.Imm} {
 		if m != nil {
 			g.names[m.ID] = r
@@ -87,7 +132,7 @@ func (g *Graph) Insert(s Spec) (*Record, bool) {
 	for _, p := range r.parents {
 		r.tainted = r.tainted || p != nil && p.tainted
 	}
-	g.listBlobLocked(r)
+	g.listLocked(r)
 	g.records++
 	switch {
 	case s.Ref:
@@ -96,7 +141,18 @@ func (g *Graph) Insert(s Spec) (*Record, bool) {
 		r.writer, r.writerTriggers = true, s.Triggers
 		g.refs++
 	}
-	return r, true
+	return r
+}
+
+// listLocked makes a record findable by what it is made of.
+func (g *Graph) listLocked(r *Record) {
+	g.listBlobLocked(r)
+	g.listRecipeLocked(r)
+}
+
+func (g *Graph) unlistLocked(r *Record) {
+	g.unlistBlobLocked(r)
+	g.unlistRecipeLocked(r)
 }
 
 func (g *Graph) addRefLocked(r *Record, triggers bool) {

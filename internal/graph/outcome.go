@@ -152,7 +152,7 @@ func (g *Graph) condemnLocked(r *Record) {
 		return
 	}
 	g.records--
-	g.unlistBlobLocked(r)
+	g.unlistLocked(r)
 	for _, m := range []*Meta{r.mut, r.imm} {
 		if m != nil {
 			delete(g.names, m.ID)
@@ -192,7 +192,7 @@ func (g *Graph) Restore(r *Record) error {
 			g.names[m.ID] = r
 		}
 	}
-	g.listBlobLocked(r)
+	g.listLocked(r)
 	r.consumed = false
 	return nil
 }

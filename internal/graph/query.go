@@ -1,5 +1,7 @@
 package graph
 
+import "slices"
+
 // Names are the IDs of a record, "" for a name it does not have.
 type Names struct {
 	Mut, Imm string
@@ -39,6 +41,9 @@ func (g *Graph) Status(r *Record) Status {
 		if s.Mut == "" || m.Size >= 0 {
 			s.Size = m.Size
 		}
+	}
+	if g.countedElsewhereLocked(r) {
+		s.Size = 0
 	}
 	return s
 }
@@ -147,37 +152,52 @@ func (g *Graph) EqualMutable(id string) (string, bool) {
 }
 
 // Layers returns the layers a record consists of, bottom first (spec WALK-1, WALK-2). A record
-// that a merge repeats is repeated.
+// that a merge repeats is repeated. Chains may be deep, so the stack is explicit.
 func Layers(r *Record) []*Record {
-	switch r.kind {
-	case Layer:
-		chain := []*Record{r}
-		for p := r.parents[0]; ; p = p.parents[0] {
-			if p.kind != Layer {
-				return append(Layers(p), reversed(chain)...)
+	out := make([]*Record, 0, min(r.LayerCount(), 1<<10))
+	stack := []*Record{r} // what is on top comes first, so it is written from the end
+	for len(stack) > 0 {
+		at := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		switch at.kind {
+		case Layer:
+			out = append(out, at)
+			stack = append(stack, at.parents[0])
+		case Merge:
+			stack = append(stack, at.parents...)
+		case Diff:
+			if upper := at.SingleUpper(); upper != nil {
+				at = upper
 			}
-			chain = append(chain, p)
-		}
-	case Merge:
-		var out []*Record
-		for _, p := range r.parents {
-			out = append(out, Layers(p)...)
-		}
-		return out
-	case Diff:
-		if upper := r.SingleUpper(); upper != nil {
-			return []*Record{upper}
+			out = append(out, at)
+		case BaseLayer:
+			out = append(out, at)
 		}
 	}
-	return []*Record{r}
+	slices.Reverse(out)
+	return out
 }
 
-func reversed(rs []*Record) []*Record {
-	out := make([]*Record, len(rs))
-	for i, r := range rs {
-		out[len(rs)-1-i] = r
+// LayerCount is the number of layers that Layers lists, at most maxLayerCount.
+func (r *Record) LayerCount() int { return int(r.layers) }
+
+// maxLayerCount is where counting ends: merges of merges with layers in between double with each step.
+const maxLayerCount = 1 << 30
+
+// countLayers works out LayerCount of a new record from its parents'.
+func countLayers(kind Kind, parents []*Record) int32 {
+	n := int32(1)
+	switch kind {
+	case Layer:
+		n += parents[0].layers
+	case Merge:
+		n = 0
+		for _, p := range parents {
+			n = min(n+p.layers, maxLayerCount)
+		}
+	case Diff, BaseLayer:
 	}
-	return out
+	return min(n, maxLayerCount)
 }
 
 // SingleUpper returns the upper parent of a diff whose content is exactly that layer, else nil

@@ -20,12 +20,14 @@ var kindNames = [...]string{BaseLayer: "base layer", Layer: "layer", Merge: "mer
 // String names the kind.
 func (k Kind) String() string { return kindNames[k] }
 
-// Record is one snapshot with its names. Kind and parents never change; all else belongs to
+// Record is one snapshot with its names. Kind, parents and the number of layers never change; all else belongs to
 // the Graph and is reached through its methods.
 type Record struct {
 	kind Kind
 	// parents of a Diff is always {lower, upper} with nil for what is missing.
 	parents []*Record
+	// layers is LayerCount.
+	layers int32
 
 	// Everything below is guarded by Graph.mu.
 

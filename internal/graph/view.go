@@ -62,6 +62,9 @@ func (g *Graph) viewLocked(r *Record, m *Meta) View {
 	} else if r.mut != nil && v.Size < 0 {
 		v.Size = r.mut.Size
 	}
+	if g.countedElsewhereLocked(r) {
+		v.Size = 0
+	}
 	for _, p := range r.parents {
 		if p == nil {
 			continue
