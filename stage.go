@@ -42,9 +42,9 @@ type birth struct {
 // stage is the only place where a record with a snapshot of its own is born. The order is fixed: lease, then
 // snapshot, then row, then visible (design section 5). Of a record of which there is only a recipe yet, lease and
 // row are written at the same time, so that it waits for the disk once: a start that finds a row without its lease makes
-// the lease anew (spec INIT-10). A failed step may have been done all the same, with only its answer lost, so what takes
-// a step back is noted before it. The links on the parents stay the caller's until stage succeeds. Records that are born together
-// share each step.
+// the lease anew (spec INIT-10). That takes a lease which is there with all it lists or not at all. A failed step may
+// have been done all the same, with only its answer lost, so what takes a step back is noted before it. The links on the
+// parents stay the caller's until stage succeeds. Records that are born together share each step.
 func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err error) {
 	l := litter{all: append(b.below[:len(b.below):len(b.below)], b), boot: m.markOfNew(b)}
 	for i := range l.all {
@@ -64,7 +64,7 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 	// The lease is what keeps the snapshot: without it the backend collects both.
 	back.add(m.undoLease(l.ids...))
 	removeRows := func(context.Context) error { return m.removeRows(l.ids...) }
-	if b.recipeOnly() {
+	if b.recipeOnly() && m.opt.Transactions != nil {
 		back.add(removeRows)
 		var g errgroup.Group // both are waited for: what is taken back is not under way any more
 		g.Go(func() error { return m.stageRows(&l) })
