@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/continuity/sysx"
 	"github.com/pkg/errors"
@@ -82,6 +83,9 @@ func read(path string, info fs.FileInfo) (e Entry, err error) {
 		return e, err
 	}
 	for _, name := range names {
+		if strings.HasPrefix(name, "trusted.SGI_ACL_") {
+			continue // how XFS shows, once more, what the system.posix_acl_ attributes hold
+		}
 		value, err := sysx.LGetxattr(path, name)
 		if err != nil {
 			return e, err
