@@ -16,6 +16,7 @@ import (
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/moby/sys/userns"
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
@@ -77,7 +78,11 @@ func openMergeRig(t *testing.T, dir, name string) *mergeRig {
 	var sn snapshots.Snapshotter
 	var err error
 	if strings.HasSuffix(name, "overlayfs") {
-		sn, err = overlay.NewSnapshotter(r.trees)
+		var opts []overlay.Opt
+		if userns.RunningInUserNS() { // said, since the snapshotter does without where the trees are in memory, which few kernels need
+			opts = append(opts, overlay.WithMountOptions([]string{"userxattr"}))
+		}
+		sn, err = overlay.NewSnapshotter(r.trees, opts...)
 	} else {
 		sn, err = native.NewSnapshotter(r.trees)
 	}
@@ -106,8 +111,8 @@ func openMergeRig(t *testing.T, dir, name string) *mergeRig {
 // round is one use of a rig: all that it makes is held by one lease.
 type round struct {
 	*mergeRig
-	ctx   context.Context //nolint:containedctx // with the lease, for as long as the round lasts
-	free  context.Context //nolint:containedctx // the same without it
+	ctx   context.Context // with the lease
+	free  context.Context
 	lease leases.Lease
 	key   string
 	views int

@@ -76,7 +76,7 @@ type mergeHarness struct {
 	MergeFixture
 	// lease holds all that a check makes; ctx of the harness has it. free is a context without it.
 	lease leases.Lease
-	free  context.Context //nolint:containedctx // that of one test
+	free  context.Context
 }
 
 const heldBy = "snapshottest"
