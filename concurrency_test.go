@@ -339,9 +339,11 @@ func expected(err error) error {
 func (s *stress) step(rng *rand.Rand) error {
 	defer s.steps.Add(1)
 	m := s.m
-	switch rng.IntN(14) {
+	switch rng.IntN(16) {
 	case 10, 11, 12, 13:
 		return expected(s.layers(rng))
+	case 14, 15:
+		return expected(s.derive(rng))
 	case 0:
 		return expected(m.Prune(ctx, nil, usage.PruneInfo{Filter: []string{"id~=^[0-3]"}}))
 	case 1:

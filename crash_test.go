@@ -171,6 +171,9 @@ func stateOf(rows map[string]map[string]string, n names, uses bool) string {
 		if strings.HasPrefix(row["cache.blobonly"], "true") {
 			state = "lazy"
 		}
+		if isRecipe(row) {
+			state = "recipe" // whether there is a tree only the snapshotter knows
+		}
 	}
 	if n := strings.Count(row["cache.imageRefs"], "/"); n > 0 { // one in each name
 		state += fmt.Sprint(" images=", n)
@@ -222,7 +225,7 @@ func differences(t *testing.T, rep crashReport, rows map[string]map[string]strin
 		// A half that the operation made is told by its mutable one, which is known.
 		if half := strings.Fields(row["cache.equalMutable"]); !known[id] && (len(half) == 0 || !known[strings.Trim(half[0], `"`)]) {
 			n := names{Mut: id}
-			if row["cache.blob"] != "" {
+			if row["cache.blob"] != "" || isRecipe(row) {
 				n = names{Imm: id}
 			}
 			diffs = append(diffs, "new "+stateOf(rows, n, false))
@@ -243,7 +246,7 @@ func requireContent(t *testing.T, env *testutil.Env, rep crashReport, rows map[s
 	for name, n := range rep.Names {
 		state, _, _ := strings.Cut(stateOf(rows, n, false), " ")
 		switch {
-		case rows[n.Imm]["cache.blob"] != "": // below
+		case rows[n.Imm]["cache.blob"] != "", state == "recipe": // below
 		case state == "gone":
 			for _, id := range []string{n.Mut, n.Imm} {
 				_, err := env.Manager.Get(ctx, id, nil)
@@ -265,6 +268,7 @@ func requireContent(t *testing.T, env *testutil.Env, rep crashReport, rows map[s
 			release(t, ref)
 		}
 	}
+	requireRecipes(t, env, rep, rows)
 	for id, row := range rows {
 		if row["cache.blob"] == "" {
 			continue

@@ -136,7 +136,8 @@ func (m *manager) snapshotExists(ctx context.Context, id string) (bool, error) {
 }
 
 // noticeLoss makes a record lazy whose snapshot vanished behind the cache's back and can be made again
-// (quirk Q33). If it cannot, that is an error.
+// (quirk Q33), and with it those that share the snapshot of a merge or a diff: what they remember shows what is gone.
+// If it cannot be made again, that is an error.
 func (m *manager) noticeLoss(ctx context.Context, rec *graph.Record) error {
 	st := m.g.Status(rec)
 	if st.State != graph.Ready {
@@ -146,18 +147,35 @@ func (m *manager) noticeLoss(ctx context.Context, rec *graph.Record) error {
 	if err != nil || exists {
 		return err
 	}
+	for _, other := range m.g.Sharers(rec) {
+		if other == rec {
+			continue
+		}
+		if err := m.noteLoss(ctx, other); err != nil {
+			return err
+		}
+	}
+	return m.noteLoss(ctx, rec)
+}
+
+// noteLoss makes a record lazy whose snapshot was found to be gone.
+func (m *manager) noteLoss(ctx context.Context, rec *graph.Record) error {
 	leave, err := m.enter(ctx, rec)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if st = m.g.Status(rec); st.State != graph.Ready {
+	st := m.g.Status(rec)
+	if st.State != graph.Ready {
 		return nil
 	}
 	k := rec.Kind()
 	if recipe := k == graph.Merge || k == graph.Diff || st.Blob != nil && isDigest(st.Blob.Digest); !recipe {
 		err := errors.Wrapf(ErrNotExtracted, "snapshot %q is gone, and no blob available to extract it from", st.ImmSnapshot)
 		return &LayerError{Record: st.Imm, Action: "extracting", Err: err}
+	}
+	if exists, err := m.snapshotExists(ctx, st.ImmSnapshot); err != nil || exists {
+		return err // somebody has just made it again
 	}
 	log.G(ctx).WithField("record", st.Imm).Warn("layer cache: a snapshot is gone and will be made again")
 	if m.forgetMounts(ctx, rec) { // they show what is gone

@@ -188,7 +188,7 @@ func (m *manager) diffsOfSteps(steps []step) []snapshot.Diff {
 	for i, s := range steps {
 		diffs[i] = snapshot.Diff{Lower: name(s.lower), Upper: name(s.upper)}
 	}
-	return withoutRepetition(diffs)
+	return withoutRepetition(diffs, m.caps.OverlayBased)
 }
 
 // layersUnder returns all layers that the steps read, for those who need to label them.
@@ -212,12 +212,12 @@ func layersUnder(steps []step, wanted bool) []*graph.Record {
 	return out
 }
 
-// withoutRepetition leaves out what is applied again later, except at the beginning, where layers that lie on each
+// withoutRepetition leaves out what is applied again later, except at the beginning where layers that lie on each
 // other may serve as they are (spec MRG-3). Whatever a layer puts or removes the later application
 // puts or removes as well, and what it leaves alone it leaves alone both times; see docs/adr/0034.
-func withoutRepetition(diffs []snapshot.Diff) []snapshot.Diff {
+func withoutRepetition(diffs []snapshot.Diff, overlay bool) []snapshot.Diff {
 	base := 0
-	for below := ""; base < len(diffs) && diffs[base].Lower == below && diffs[base].Upper != ""; base++ {
+	for below := ""; overlay && base < len(diffs) && diffs[base].Lower == below && diffs[base].Upper != ""; base++ {
 		below = diffs[base].Upper
 	}
 	last := make(map[snapshot.Diff]int, len(diffs))

@@ -304,6 +304,13 @@ func (s *scene) requireLayer(t *testing.T, name string, ref cache.ImmutableRef) 
 			file = "gz"
 		case "zs":
 			want = map[string]string{"gz": "gz", "zs": "zs"}
+		case "merge of lazy": // the base is applied once more
+			file, want = "zs", map[string]string{"gz": "gz", "zs": "zs", "dir/base": "base"}
+		case "left", "right", "above", "top", "merge", "diff":
+			want = map[string]string{}
+			for _, file = range derivedFiles[name] {
+				want[file] = file
+			}
 		case "ln":
 			want = map[string]string{"gz": "gz", "zs": "zs", "ln": "ln", "dir/link": "zs"}
 		}

@@ -170,13 +170,15 @@ func TestHistoricRows(t *testing.T) {
 
 	merge, err := env.Manager.Get(ctx, "merge", nil)
 	require.NoError(t, err)
-	_, err = merge.Mount(ctx, true, nil)
-	require.ErrorIs(t, err, cache.ErrNotExtracted)
+	testutil.WithMount(t, merge, true, func(string) {})
+	diff, err := env.Manager.Get(ctx, "diff", nil)
+	require.NoError(t, err)
+	testutil.WithMount(t, diff, true, func(string) {})
 	chain := merge.LayerChain() // spec REF-19, WALK-1
 	require.Len(t, chain, 3)
 	require.NoError(t, chain.Release(ctx))
 	require.Equal(t, cache.RefList{nil, nil, nil}, chain)
-	release(t, merge, ref)
+	release(t, merge, diff, ref)
 }
 
 // Spec INIT-8, scenario S-31, quirk Q73: links made at load are no use of the parents.
