@@ -340,4 +340,3 @@ func checkLayerCount(kind graph.Kind, parents []*graph.Record) error {
 	}
 	return nil
 }
-

@@ -297,7 +297,9 @@ func TestHandlersOfMergesAndDiffs(t *testing.T) { // spec MGR-34, MGR-38, MGR-39
 	b := with(chain[1].ID(), cache.DescHandlers{y: {Ref: "b"}})
 	c := with(chain[2].ID(), cache.DescHandlers{z: {Ref: "c"}, y: {Ref: "c"}})
 	for want, do := range map[string]func() (cache.ImmutableRef, error){ // whose handlers it has for x, y and z
-		"a b -": func() (cache.ImmutableRef, error) { return env.Manager.Merge(ctx, refs(a, b), nil, cache.DescHandlers{z: {Ref: "option"}}) },
+		"a b -": func() (cache.ImmutableRef, error) {
+			return env.Manager.Merge(ctx, refs(a, b), nil, cache.DescHandlers{z: {Ref: "option"}})
+		},
 		"a a -": func() (cache.ImmutableRef, error) { return env.Manager.Merge(ctx, refs(b, a), nil) },
 		"- b c": func() (cache.ImmutableRef, error) { return env.Manager.Diff(ctx, c, b, nil) },
 		"a c c": func() (cache.ImmutableRef, error) { return env.Manager.Diff(ctx, a, c, nil) },
@@ -482,8 +484,12 @@ func TestForeignInputs(t *testing.T) { // spec OPT-3, MGR-6, MGR-35, MGR-40
 // TestFailedMergesLeaveNothing: whichever call of the backend fails, the parents are as they were, and nothing else is left.
 func TestFailedMergesLeaveNothing(t *testing.T) { // spec MGR-35, MGR-40, API-2, quirks Q01, Q14, Q17, faults 21, 23
 	for name, do := range map[string]func(m cache.Manager, a, b, top cache.ImmutableRef) (cache.ImmutableRef, error){
-		"merge": func(m cache.Manager, a, b, _ cache.ImmutableRef) (cache.ImmutableRef, error) { return m.Merge(ctx, refs(a, b), nil) },
-		"diff":  func(m cache.Manager, a, b, _ cache.ImmutableRef) (cache.ImmutableRef, error) { return m.Diff(ctx, a, b, nil) },
+		"merge": func(m cache.Manager, a, b, _ cache.ImmutableRef) (cache.ImmutableRef, error) {
+			return m.Merge(ctx, refs(a, b), nil)
+		},
+		"diff": func(m cache.Manager, a, b, _ cache.ImmutableRef) (cache.ImmutableRef, error) {
+			return m.Diff(ctx, a, b, nil)
+		},
 		"diff over several layers": func(m cache.Manager, a, _, top cache.ImmutableRef) (cache.ImmutableRef, error) {
 			return m.Diff(ctx, a, top, nil)
 		},

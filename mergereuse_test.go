@@ -21,7 +21,9 @@ import (
 // of them is gone.
 func TestTheSameMergeTwice(t *testing.T) { // spec MGR-36, EXT-3, EXT-4, REC-8, issue 5 point 4
 	for name, make := range map[string]func(env *testutil.Env, in []cache.ImmutableRef) (cache.ImmutableRef, error){
-		"merge": func(env *testutil.Env, in []cache.ImmutableRef) (cache.ImmutableRef, error) { return env.Manager.Merge(ctx, in, nil) },
+		"merge": func(env *testutil.Env, in []cache.ImmutableRef) (cache.ImmutableRef, error) {
+			return env.Manager.Merge(ctx, in, nil)
+		},
 		"diff": func(env *testutil.Env, in []cache.ImmutableRef) (cache.ImmutableRef, error) {
 			return env.Manager.Diff(ctx, in[0], in[1], nil)
 		},

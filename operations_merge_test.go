@@ -81,7 +81,8 @@ var mergeOperations = map[string]operation{
 			ref, err := s.env.Manager.Merge(ctx, refs(s.lazy["left"], s.lazy["right"]), nil)
 			return made(ctx, ref, err)
 		},
-		states: []string{"", "new recipe"},
+		states:     []string{"", "new recipe"},
+		concurrent: true, // lease and row
 	},
 	"diff over several layers": {
 		arrange: inputsOfMerges,
@@ -89,7 +90,8 @@ var mergeOperations = map[string]operation{
 			ref, err := s.env.Manager.Diff(ctx, s.lazy["right"], s.lazy["top"], nil)
 			return made(ctx, ref, err)
 		},
-		states: []string{"", "new recipe, new recipe, new recipe"},
+		states:     []string{"", "new recipe, new recipe, new recipe"},
+		concurrent: true,
 	},
 	"extract merge": {
 		arrange: recipes,
