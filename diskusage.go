@@ -235,7 +235,7 @@ func (m *manager) size(ctx context.Context, rec *graph.Record) (int64, error) {
 	}
 	return m.sizes.Do(ctx, rec, func(ctx context.Context) (int64, error) {
 		st := m.g.Status(rec)
-		size, known, err := m.measureRecord(ctx, st)
+		size, known, err := m.measureRecord(ctx, rec, st)
 		if err != nil {
 			if m.g.Status(rec).State == graph.Gone {
 				err = nil // it went meanwhile (spec SIZE-2)
@@ -254,7 +254,7 @@ func (m *manager) size(ctx context.Context, rec *graph.Record) (int64, error) {
 
 // measureRecord sums up the snapshot and the blob. It is not known, and not to be remembered, as
 // long as the record's snapshot is still to come (spec SIZE-5, quirk Q35).
-func (m *manager) measureRecord(ctx context.Context, st graph.Status) (size int64, known bool, err error) {
+func (m *manager) measureRecord(ctx context.Context, rec *graph.Record, st graph.Status) (size int64, known bool, err error) {
 	known = st.State != graph.Lazy
 	key := st.ImmSnapshot
 	if st.Mut != "" && !st.SnapshotCommitted {
@@ -264,8 +264,12 @@ func (m *manager) measureRecord(ctx context.Context, st graph.Status) (size int6
 		u, err := m.opt.Snapshotter.Usage(ctx, key)
 		switch {
 		case err == nil:
-			size += u.Size
-			known = true
+			below, own, err := m.sizeOfBase(ctx, rec, key)
+			if err != nil {
+				return 0, false, errors.Wrapf(err, "what snapshot %q lies on", key)
+			}
+			size += u.Size + below
+			known = own // else it grows when the merge goes that it lies on
 		case !errdefs.IsNotFound(err):
 			return 0, false, errors.Wrapf(err, "snapshot %q", key)
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 	"golang.org/x/sync/errgroup"
 
@@ -152,20 +154,42 @@ func (w *merging) makeTree(ctx context.Context, steps []step) error {
 		return err
 	}
 	defer made()
-	own := m.recordLease(w.st.Imm, w.st.ImmSnapshot, nil)
-	work, err := m.leaseWork(ctx, w.st.Imm, func(ctx context.Context) error {
-		_, err := m.createLease(ctx, own) // should somebody have taken it away
-		return err
-	}, m.snapshotResource(w.st.ImmSnapshot))
+	diffs := m.diffsOfSteps(steps)
+	start, err := m.beginningOf(ctx, w.rec, diffs)
 	if err != nil {
 		return err
 	}
-	diffs := m.diffsOfSteps(steps)
-	err = m.withLabelsOn(ctx, layersUnder(steps, m.caps.SessionLabels), w.src, func(ctx context.Context) error {
-		return m.merger.Merge(work.with(ctx), w.st.ImmSnapshot, diffs)
-	})
+	merge := func(ctx context.Context) error {
+		if err := w.mergeOnto(ctx, start, diffs); start.snapshot == "" || !errdefs.IsNotFound(err) {
+			return err
+		}
+		return w.mergeOnto(ctx, beginning{}, diffs) // it went in between
+	}
+	if m.caps.SessionLabels {
+		return m.withLabelsOn(ctx, layersUnder(steps), w.src, merge)
+	}
+	return merge(ctx)
+}
+
+// mergeOnto is makeTree on the tree of another merge, if start names one.
+func (w *merging) mergeOnto(ctx context.Context, start beginning, diffs []snapshot.Diff) error {
+	m, tree := w.m, w.st.ImmSnapshot
+	resources := []leases.Resource{m.snapshotResource(tree)}
+	if start.snapshot != "" {
+		resources = append(resources, m.snapshotResource(start.snapshot))
+		diffs = append(start.diffs[:len(start.diffs):len(start.diffs)], diffs[start.layers:]...)
+	}
+	own := m.recordLease(w.st.Imm, tree, nil)
+	work, err := m.leaseWork(ctx, w.st.Imm, func(ctx context.Context) error {
+		_, err := m.createLease(ctx, own) // should somebody have taken it away
+		return err
+	}, resources...)
 	if err != nil {
-		if is, _ := m.committed(ctx, w.st.ImmSnapshot); is {
+		return err
+	}
+	err = m.merger.Merge(work.with(ctx), tree, withoutRepetition(diffs, m.caps.OverlayBased))
+	if err != nil {
+		if is, _ := m.committed(ctx, tree); is {
 			err = nil // by somebody else, or its answer was lost
 		}
 	}
@@ -188,14 +212,11 @@ func (m *manager) diffsOfSteps(steps []step) []snapshot.Diff {
 	for i, s := range steps {
 		diffs[i] = snapshot.Diff{Lower: name(s.lower), Upper: name(s.upper)}
 	}
-	return withoutRepetition(diffs, m.caps.OverlayBased)
+	return diffs
 }
 
-// layersUnder returns all layers that the steps read, for those who need to label them.
-func layersUnder(steps []step, wanted bool) []*graph.Record {
-	if !wanted {
-		return nil
-	}
+// layersUnder returns all layers that the steps read.
+func layersUnder(steps []step) []*graph.Record {
 	seen := map[*graph.Record]bool{}
 	var out []*graph.Record
 	for _, s := range steps {
@@ -217,8 +238,8 @@ func layersUnder(steps []step, wanted bool) []*graph.Record {
 // puts or removes as well, and what it leaves alone it leaves alone both times; see docs/adr/0034.
 func withoutRepetition(diffs []snapshot.Diff, overlay bool) []snapshot.Diff {
 	base := 0
-	for below := ""; overlay && base < len(diffs) && diffs[base].Lower == below && diffs[base].Upper != ""; base++ {
-		below = diffs[base].Upper
+	if overlay {
+		base = baseOf(diffs)
 	}
 	last := make(map[snapshot.Diff]int, len(diffs))
 	for i, d := range diffs {

@@ -256,7 +256,7 @@ func (s *state) requireRecipes(t *testing.T, o *own) {
 			got := treeOf(t, h)
 			require.NotEmpty(t, got, r.name)
 			if r.tree != nil {
-				require.Empty(t, tree.Diff(r.tree, got, tree.Root), r.name)
+				require.Empty(t, tree.Diff(r.tree, got, tree.Root, tree.DirTimes), r.name) // a copied directory has a time of its own
 			}
 			r.tree = got
 		}

@@ -22,6 +22,7 @@ func recipeOf(kind Kind, parents []*Record) (recipe, bool) {
 func (g *Graph) listRecipeLocked(r *Record) {
 	if key, ok := recipeOf(r.kind, r.parents); ok {
 		g.recipes[key] = append(g.recipes[key], r)
+		g.trees[r.imm.SnapshotID]++
 	}
 }
 
@@ -29,6 +30,9 @@ func (g *Graph) unlistRecipeLocked(r *Record) {
 	key, ok := recipeOf(r.kind, r.parents)
 	if !ok {
 		return
+	}
+	if g.trees[r.imm.SnapshotID]--; g.trees[r.imm.SnapshotID] == 0 {
+		delete(g.trees, r.imm.SnapshotID)
 	}
 	rest := slices.DeleteFunc(g.recipes[key], func(other *Record) bool { return other == r })
 	if len(rest) == 0 {
@@ -95,4 +99,39 @@ func (g *Graph) countedElsewhereLocked(r *Record) bool {
 		}
 	}
 	return false
+}
+
+// HasTree tells whether a visible merge or diff has the snapshot.
+func (g *Graph) HasTree(snapshotID string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.trees[snapshotID] > 0
+}
+
+// Beginning is a merge of the first parents of another.
+type Beginning struct {
+	SnapshotID string
+	// Layers is of how many layers it consists.
+	Layers int
+}
+
+// Beginnings returns merges of the first two or more, but not all, of r's parents in the same order, the longest first. Whether
+// their snapshots are there is not said.
+func (g *Graph) Beginnings(r *Record) (out []Beginning) {
+	if r.kind != Merge {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	layers := int(r.layers)
+	for n := len(r.parents) - 1; n >= 2; n-- {
+		layers -= int(r.parents[n].layers)
+		for _, other := range g.sameRecipeLocked(Merge, r.parents[:n]) {
+			b := Beginning{SnapshotID: other.imm.SnapshotID, Layers: layers}
+			if !slices.Contains(out, b) {
+				out = append(out, b)
+			}
+		}
+	}
+	return out
 }
