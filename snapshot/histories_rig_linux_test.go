@@ -88,7 +88,8 @@ func openMergeRig(t *testing.T, dir, name string) *mergeRig {
 	}
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, sn.Close()) })
-	blobs, err := contentlocal.NewStore(filepath.Join(dir, "blobs"))
+	// Not there: the store tries out what the filesystem can do, which can keep it busy beyond the test.
+	blobs, err := contentlocal.NewStore(t.TempDir())
 	require.NoError(t, err)
 	raw, err := bolt.Open(filepath.Join(dir, "meta.db"), 0o600, &bolt.Options{NoSync: true})
 	require.NoError(t, err)
@@ -191,7 +192,25 @@ func (r *round) merge(key string, diffs []history.Diff) error {
 	for i, d := range diffs {
 		list[i] = snapshot.Diff{Lower: r.name(d.Lower), Upper: r.name(d.Upper)}
 	}
-	return r.Merge(r.free, key, list)
+	if err := r.Merge(r.free, key, list); err != nil {
+		return err
+	}
+	return r.openFiles()
+}
+
+// openFiles fails if this process has a file open where the snapshots are.
+func (r *mergeRig) openFiles() error {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return errors.WithStack(err)
+	}
+	for _, fd := range fds {
+		at, err := os.Readlink(filepath.Join("/proc/self/fd", fd.Name()))
+		if err == nil && strings.HasPrefix(at, filepath.Join(r.trees, "snapshots")+"/") {
+			return errors.Errorf("left open: %s", at)
+		}
+	}
+	return nil
 }
 
 // read reads the tree of a committed snapshot.
