@@ -202,28 +202,28 @@ func TestMergeTypes(t *testing.T) {
 // File capabilities survive the change of the owner, which drops them if it comes later, and setuid bits as well (spec APP-6; fault 37;
 // scenario S-32).
 func TestMergeCapabilities(t *testing.T) {
-	const cap = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	const netRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 	onEachFilesystem(t, func(t *testing.T, r *mergeRig) {
 		if len(r.features.Owners) == 0 {
 			t.Skip("needs root to change owners")
 		}
 		s := newScene(t, r)
 		entries := []tree.Entry{
-			tree.File("ping", "x", tree.Owner(7, 8), tree.Xattr("security.capability", cap)),
+			tree.File("ping", "x", tree.Owner(7, 8), tree.Xattr("security.capability", netRaw)),
 			tree.File("su", "x", tree.Owner(8, 7), tree.Mode(0o755|fs.ModeSetuid|fs.ModeSetgid)),
 		}
 		s.entries("plain", "", tree.File("ping", "x"), tree.File("su", "x"))
 		s.entries("one", "", entries...)
 		got := s.merged("m", snapshot.Diff{}, up("plain"), up("one"))
-		require.Equal(t, cap, got["ping"].Xattrs["security.capability"])
+		require.Equal(t, netRaw, got["ping"].Xattrs["security.capability"])
 		require.Equal(t, [2]int{7, 8}, [2]int{got["ping"].UID, got["ping"].GID})
 		require.Equal(t, 0o755|fs.ModeSetuid|fs.ModeSetgid, got["su"].Mode)
 		s.layer("chowned", "one", func(dir string) {
 			require.NoError(t, os.Lchown(filepath.Join(dir, "ping"), 3, 3))
-			require.NoError(t, unix.Lsetxattr(filepath.Join(dir, "ping"), "security.capability", []byte(cap), 0))
+			require.NoError(t, unix.Lsetxattr(filepath.Join(dir, "ping"), "security.capability", []byte(netRaw), 0))
 		})
 		got = s.merged("m2", snapshot.Diff{}, up("one"), between("one", "chowned"))
-		require.Equal(t, cap, got["ping"].Xattrs["security.capability"])
+		require.Equal(t, netRaw, got["ping"].Xattrs["security.capability"])
 		require.Equal(t, 3, got["ping"].UID)
 	})
 }
