@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
@@ -125,4 +127,23 @@ func TestMergeLayers(t *testing.T) {
 		})
 		require.ErrorIs(t, m.Merge(m.ctx, "merged", nil), errdefs.ErrAlreadyExists)
 	})
+}
+
+// topDir is the topmost directory of what mounts show.
+func topDir(t *testing.T, mounts []mount.Mount) string {
+	t.Helper()
+	require.Len(t, mounts, 1)
+	if mounts[0].Type != "overlay" {
+		return mounts[0].Source
+	}
+	lower := ""
+	for _, o := range mounts[0].Options {
+		if dir, ok := strings.CutPrefix(o, "upperdir="); ok {
+			return dir
+		}
+		if dirs, ok := strings.CutPrefix(o, "lowerdir="); ok {
+			lower, _, _ = strings.Cut(dirs, ":")
+		}
+	}
+	return lower
 }

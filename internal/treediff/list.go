@@ -100,4 +100,3 @@ func statAt(dirfd int, name string) (*unix.Stat_t, error) {
 	}
 	return st, nil
 }
-

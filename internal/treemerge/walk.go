@@ -4,7 +4,6 @@ package treemerge
 
 import (
 	"context"
-	"path"
 	"sync"
 	"sync/atomic"
 
@@ -27,6 +26,8 @@ type walk struct {
 	}
 	// noLink says that the trees lie on another filesystem than the target: trying to link is no use.
 	noLink atomic.Bool
+	// blamed says that the error that ends the walk names its place.
+	blamed atomic.Bool
 }
 
 // made is a file of the target.
@@ -80,7 +81,7 @@ func (c *cursor) path() string {
 	if c.parent == nil {
 		return ""
 	}
-	return path.Join(c.parent.path(), c.name)
+	return joinPath(c.parent.path(), c.name)
 }
 
 func (c *cursor) hold() *cursor {
@@ -109,8 +110,8 @@ const batchSize = 32
 func (w *walk) dir(c *cursor) (err error) {
 	defer c.drop()
 	defer func() {
-		if err != nil && w.ctx.Err() == nil {
-			err = errors.WithMessagef(err, "in directory /%s", c.path())
+		if err != nil && w.ctx.Err() == nil && w.blamed.CompareAndSwap(false, true) {
+			err = errors.WithMessagef(err, "directory /%s", c.path())
 		}
 	}()
 	var batch []treediff.Change
@@ -128,7 +129,8 @@ func (w *walk) dir(c *cursor) (err error) {
 					return context.Cause(w.ctx)
 				}
 				if err := w.file(c, &changes[i]); err != nil {
-					return errors.WithMessagef(err, "/%s", path.Join(c.path(), changes[i].Name))
+					w.blamed.Store(true)
+					return errors.WithMessagef(err, "/%s", joinPath(c.path(), changes[i].Name))
 				}
 			}
 			return nil
@@ -148,7 +150,8 @@ func (w *walk) dir(c *cursor) (err error) {
 		}
 		if w.linking() || ch.Kind == treediff.Delete {
 			if err := w.file(c, &ch); err != nil {
-				return errors.WithMessagef(err, "%q", ch.Name)
+				w.blamed.Store(true)
+				return errors.WithMessagef(err, "/%s", joinPath(c.path(), ch.Name))
 			}
 			return nil
 		}
