@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/layercache/cache/snapshot"
 	"github.com/layercache/cache/testutil/need"
@@ -84,16 +85,11 @@ func BenchmarkMerge(b *testing.B) {
 	} {
 		b.Run(bm.name, func(b *testing.B) {
 			ms := benchMerger(b, bm.snapshotter, bm.caps)
-			diffs, n := benchDiffs(), 0
-			for b.Loop() {
-				name := fmt.Sprintf("merged-%d", n)
-				n++
-				require.NoError(b, ms.Merge(b.Context(), name, diffs))
-				b.StopTimer()
-				require.NoError(b, ms.Remove(b.Context(), name))
-				b.StartTimer()
-			}
-			perFile(b, benchLayers*benchDirs*benchFiles)
+			timed(b, func(n int) {
+				require.NoError(b, ms.Merge(b.Context(), fmt.Sprint("merged-", n), benchDiffs()))
+			}, func(n int) {
+				require.NoError(b, ms.Remove(b.Context(), fmt.Sprint("merged-", n)))
+			})
 		})
 	}
 }
@@ -104,16 +100,11 @@ func BenchmarkMergeDiff(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			ms := benchMerger(b, snapshotter, nil)
 			require.NoError(b, ms.Merge(b.Context(), "merged", benchDiffs()))
-			n := 0
-			for b.Loop() {
-				name := fmt.Sprintf("diff-%d", n)
-				n++
-				require.NoError(b, ms.Merge(b.Context(), name, []snapshot.Diff{{Lower: "L3", Upper: "merged"}}))
-				b.StopTimer()
-				require.NoError(b, ms.Remove(b.Context(), name))
-				b.StartTimer()
-			}
-			perFile(b, benchLayers*benchDirs*benchFiles)
+			timed(b, func(n int) {
+				require.NoError(b, ms.Merge(b.Context(), fmt.Sprint("diff-", n), []snapshot.Diff{{Lower: "L3", Upper: "merged"}}))
+			}, func(n int) {
+				require.NoError(b, ms.Remove(b.Context(), fmt.Sprint("diff-", n)))
+			})
 		})
 	}
 }
@@ -130,25 +121,45 @@ func BenchmarkCp(b *testing.B) {
 				writeBenchTree(b, source, i)
 				sources = append(sources, source+"/.")
 			}
-			n := 0
-			for b.Loop() {
-				to := filepath.Join(dir, fmt.Sprintf("to-%d", n))
-				n++
-				require.NoError(b, os.Mkdir(to, 0o755))
+			to := func(n int) string { return filepath.Join(dir, fmt.Sprint("to-", n)) }
+			timed(b, func(n int) {
+				require.NoError(b, os.Mkdir(to(n), 0o755))
 				for _, source := range sources {
-					out, err := exec.CommandContext(b.Context(), "cp", flags, source, to).CombinedOutput()
+					out, err := exec.CommandContext(b.Context(), "cp", flags, source, to(n)).CombinedOutput()
 					require.NoError(b, err, "%s", out)
 				}
-				b.StopTimer()
-				require.NoError(b, os.RemoveAll(to))
-				b.StartTimer()
-			}
-			perFile(b, benchLayers*benchDirs*benchFiles)
+			}, func(n int) { require.NoError(b, os.RemoveAll(to(n))) })
 		})
 	}
 }
 
-func perFile(b *testing.B, files int) {
+// cpuTime is what this process and its children have used.
+func cpuTime(b *testing.B) (ns int64) {
 	b.Helper()
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(files), "ns/file")
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var u unix.Rusage
+		require.NoError(b, unix.Getrusage(who, &u))
+		ns += u.Utime.Nano() + u.Stime.Nano()
+	}
+	return ns
+}
+
+// timed runs work in b's loop, with clean-up outside of what is measured, and reports time per file; CPU time as well, which
+// means something on a busy machine, too.
+func timed(b *testing.B, work, cleanUp func(n int)) {
+	b.Helper()
+	var cpu int64
+	n := 0
+	for b.Loop() {
+		before := cpuTime(b)
+		work(n)
+		cpu += cpuTime(b) - before
+		b.StopTimer()
+		cleanUp(n)
+		n++
+		b.StartTimer()
+	}
+	files := float64(b.N) * benchLayers * benchDirs * benchFiles
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/files, "ns/file")
+	b.ReportMetric(float64(cpu)/files, "cpu-ns/file")
 }

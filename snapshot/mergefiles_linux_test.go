@@ -58,8 +58,8 @@ func TestReplace(t *testing.T) {
 	need.Root(t)
 	onAll(t, func(t *testing.T, m *merger) {
 		m.layer(t, "base", "", tree.File("unrelated", "x")) // what the overlay can start from
-		for kind, make := range kinds {
-			m.commit(t, kind, "", func(root string) { make(t, root, "x") })
+		for kind, create := range kinds {
+			m.commit(t, kind, "", func(root string) { create(t, root, "x") })
 		}
 		for was := range kinds {
 			for is := range kinds {
