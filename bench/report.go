@@ -112,6 +112,8 @@ Counts are exact: system calls are counted by the kernel (seccomp user notificat
 const outro = `
 Use counts of records are written some seconds later, in one transaction for all records, by ours; the times of Get + Release
 contain that write only if it is due within a sample. The median of the counts leaves out such writes and the growth of a file.
+
+What stands behind single rows is in benchmarks-notes.md.
 `
 
 func (r report) markdown() string {

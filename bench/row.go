@@ -25,6 +25,9 @@ func allRows() []row {
 		startRow(),
 		diskUsageKnownRow(),
 		diskUsageUnknownRow(),
+		mergeRow(),
+		diffRow(),
+		cloneRow(),
 		pullRow(),
 		heapRow(),
 	}

@@ -88,8 +88,7 @@ func openMergeRig(t *testing.T, dir, name string) *mergeRig {
 	}
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, sn.Close()) })
-	// Not there: the store tries out what the filesystem can do, which can keep it busy beyond the test.
-	blobs, err := contentlocal.NewStore(t.TempDir())
+	blobs, err := contentlocal.NewStore(filepath.Join(dir, "blobs"))
 	require.NoError(t, err)
 	raw, err := bolt.Open(filepath.Join(dir, "meta.db"), 0o600, &bolt.Options{NoSync: true})
 	require.NoError(t, err)

@@ -12,6 +12,10 @@ import (
 // Origin is where the images come from: the caches' key for bounding transfers.
 const Origin = "registry.test/bench:latest"
 
+// CopyingSnapshotter is the name under which the native snapshotter is opened where it must not be known. Caches know by the name what
+// they may do, and this one stands for nothing, so that merges do not link files between snapshots.
+const CopyingSnapshotter = "copying"
+
 // annotationDiffID is how a layer's descriptor tells the digest of its uncompressed archive.
 const annotationDiffID = "containerd.io/uncompressed"
 

@@ -5,9 +5,11 @@ import (
 	"context"
 	stderrors "errors"
 
+	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache"
+	"github.com/layercache/cache/bench/image"
 	"github.com/layercache/cache/local"
 	"github.com/layercache/cache/testutil/fault"
 	"github.com/layercache/cache/usage"
@@ -38,7 +40,11 @@ func Open(ctx context.Context, dir, snapshotter string, calls *fault.Faults) (*C
 
 // Prepare opens the parts, and leaves it to Start to make the manager.
 func Prepare(ctx context.Context, dir, snapshotter string, calls *fault.Faults) (*Cache, error) {
-	parts, err := local.OpenParts(ctx, dir, local.Options{Snapshotter: snapshotter})
+	opts := local.Options{Snapshotter: snapshotter}
+	if snapshotter == image.CopyingSnapshotter {
+		opts.NewSnapshotter = native.NewSnapshotter
+	}
+	parts, err := local.OpenParts(ctx, dir, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/pkg/errors"
 	bolt "go.etcd.io/bbolt"
 
+	"github.com/layercache/cache/bench/image"
 	"github.com/layercache/cache/testutil/fault"
 )
 
@@ -41,7 +42,7 @@ type Cache struct {
 	closers []func() error
 }
 
-// Prepare opens the parts of dir with the named snapshotter, overlayfs or native, and leaves it to
+// Prepare opens the parts of dir with the named snapshotter, overlayfs, native or image.CopyingSnapshotter, and leaves it to
 // Start to make the manager. If calls is not nil, it counts what the manager asks of the parts.
 func Prepare(ctx context.Context, dir, snapshotter string, calls *fault.Faults) (_ *Cache, err error) {
 	c := &Cache{}
@@ -96,7 +97,7 @@ func openSnapshotter(name, root string) (snapshots.Snapshotter, error) {
 	switch name {
 	case "overlayfs":
 		return overlay.NewSnapshotter(root, overlay.AsynchronousRemove)
-	case "native":
+	case "native", image.CopyingSnapshotter:
 		return native.NewSnapshotter(root)
 	}
 	return nil, errors.Errorf("snapshotter %q is unknown", name)
