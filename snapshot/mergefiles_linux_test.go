@@ -306,3 +306,42 @@ func TestSparse(t *testing.T) {
 		}
 	})
 }
+
+// TestLinkToTheHost: a base with a symbolic link to a directory of the host, and a layer with a directory of that name: the layer's files
+// are there, even one that equals the host's, and the host's are as they were (quirk Q59, scenario S-32, fault 42).
+func TestLinkToTheHost(t *testing.T) {
+	onAll(t, func(t *testing.T, m *merger) {
+		host := t.TempDir()
+		file := tree.File("f", "equal", tree.Time(oddTime))
+		require.NoError(t, tree.Write(host, file, tree.File("g", "host")))
+		before, err := tree.Read(host)
+		require.NoError(t, err)
+		m.layer(t, "base", "", tree.Symlink("d", host))
+		m.commit(t, "layer", "base", func(root string) {
+			require.NoError(t, os.Remove(filepath.Join(root, "d")))
+			require.NoError(t, tree.Write(root, tree.File("d/f", "equal", tree.Time(oddTime))))
+		})
+		layer := snapshot.Diff{Lower: "base", Upper: "layer"}
+		m.layer(t, "other", "", tree.Symlink("d", host), tree.File("other", ""))
+		m.merge(t, "diff", layer)
+		m.merge(t, "over", snapshot.Diff{Upper: "other"}, layer)
+		for _, name := range []string{"diff", "over"} {
+			got := m.read(t, name)
+			delete(got, "other")
+			require.ElementsMatch(t, []string{"d", "d/f"}, paths(got), name)
+		}
+		after, err := tree.Read(host)
+		require.NoError(t, err)
+		require.Equal(t, before, after)
+	})
+}
+
+// TestFifosAreNotOpened: a fifo that nobody writes to, on both sides of a comparison and merged, holds nothing up (fault 44).
+func TestFifosAreNotOpened(t *testing.T) {
+	onAll(t, func(t *testing.T, m *merger) {
+		m.layer(t, "a", "", tree.Fifo("f", tree.Time(oddTime.Truncate(time.Second))), tree.File("x", "x"))
+		m.layer(t, "b", "", tree.Fifo("f", tree.Time(oddTime.Truncate(time.Second))), tree.Fifo("x"))
+		m.merge(t, "merged", snapshot.Diff{Lower: "a", Upper: "b"}, snapshot.Diff{Upper: "a"})
+		require.ElementsMatch(t, []string{"f", "x"}, paths(m.read(t, "merged")))
+	})
+}
