@@ -187,13 +187,13 @@ func TestCloneThenRangeThenCopy(t *testing.T) {
 					_, err = unix.Pwrite(to, buf[:n], 0)
 					return err
 				}
-				real := sys.copyFileRange
+				inner := sys.copyFileRange
 				sys.copyFileRange = func(from int, fromOff *int64, to int, toOff *int64, n int) (int, error) {
 					ranges++
 					if test.copyRange != nil {
 						return -1, test.copyRange
 					}
-					return real(from, fromOff, to, toOff, n)
+					return inner(from, fromOff, to, toOff, n)
 				}
 			})
 			src := write(t, entries...)

@@ -72,8 +72,12 @@ func removeEntries(ctx context.Context, fd int) error {
 	return nil
 }
 
-// entries returns the names in an open directory that has not been read yet.
+// entries returns the names in an open directory. To go to its beginning is more than that: btrfs shows what there was when the directory was
+// opened or that was last done.
 func entries(fd int) ([]string, error) {
+	if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil {
+		return nil, errors.Wrap(err, "reading a directory")
+	}
 	var names []string
 	buf := make([]byte, 32<<10)
 	for {
