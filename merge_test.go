@@ -77,7 +77,7 @@ func TestMergeOfNothing(t *testing.T) { // spec MGR-31, API-2, quirk Q01
 	} {
 		ref, err := env.Manager.Merge(ctx, parents, nil)
 		require.NoError(t, err, name)
-		require.True(t, ref == nil, name) //nolint:testifylint // an interface that holds a nil pointer is what this is about
+		require.True(t, ref == nil, name)
 	}
 	kept := mergeOf(t, env, refs(nil, own, typed))
 	require.Equal(t, own.ID(), kept.ID())
@@ -325,7 +325,7 @@ func TestDiff(t *testing.T) { // scenario S-14, spec MGR-37, MGR-39, MGR-40, DU-
 	eachBackend(t, func(t *testing.T, env *testutil.Env) {
 		ref, err := env.Manager.Diff(ctx, nil, nil, nil)
 		require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
-		require.True(t, ref == nil) //nolint:testifylint // untyped
+		require.True(t, ref == nil)
 		chain := builtChain(t, env, 3)
 		_, err = env.Manager.Diff(ctx, nilOf(chain[0]), chain[1], nil)
 		require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
@@ -474,7 +474,7 @@ func TestForeignInputs(t *testing.T) { // spec OPT-3, MGR-6, MGR-35, MGR-40
 		} {
 			ref, err := do()
 			require.True(t, cache.IsNotFound(err), "%s: %v", name, err)
-			require.True(t, ref == nil, name) //nolint:testifylint // untyped
+			require.True(t, ref == nil, name)
 		}
 		require.Zero(t, env.Manager.Stats().Refs)
 		require.Len(t, prune(t, env, pruneAll), 4)
@@ -507,7 +507,7 @@ func TestFailedMergesLeaveNothing(t *testing.T) { // spec MGR-35, MGR-40, API-2,
 				return act, func(t *testing.T, err error) {
 					if err != nil {
 						require.True(t, errdefs.IsUnavailable(err), "%v", err)
-						require.True(t, got == nil) //nolint:testifylint // untyped
+						require.True(t, got == nil)
 						requireUsage(t, env, 4, 0)
 						require.Equal(t, 4, env.Manager.Stats().Refs)
 						prune(t, env, usage.PruneInfo{Filter: []string{"id==none"}}) // finishes what the fault kept from being taken back

@@ -20,7 +20,7 @@ import (
 // TestTheSameMergeTwice: records of the very same parents share a snapshot, which is made once, is counted once, and stays until the last
 // of them is gone.
 func TestTheSameMergeTwice(t *testing.T) { // spec MGR-36, EXT-3, EXT-4, REC-8, issue 5 point 4
-	for name, make := range map[string]func(env *testutil.Env, in []cache.ImmutableRef) (cache.ImmutableRef, error){
+	for name, born := range map[string]func(env *testutil.Env, in []cache.ImmutableRef) (cache.ImmutableRef, error){
 		"merge": func(env *testutil.Env, in []cache.ImmutableRef) (cache.ImmutableRef, error) {
 			return env.Manager.Merge(ctx, in, nil)
 		},
@@ -37,11 +37,11 @@ func TestTheSameMergeTwice(t *testing.T) { // spec MGR-36, EXT-3, EXT-4, REC-8, 
 				}
 				var twins []cache.ImmutableRef
 				for range 3 {
-					ref, err := make(env, in)
+					ref, err := born(env, in)
 					require.NoError(t, err)
 					twins = append(twins, ref)
 				}
-				turned, err := make(env, refs(in[1], in[0]))
+				turned, err := born(env, refs(in[1], in[0]))
 				require.NoError(t, err)
 				tree := snapshotOf(t, env, twins[0].ID())
 				require.Equal(t, tree, snapshotOf(t, env, twins[1].ID()))
