@@ -79,17 +79,12 @@ func (l *layer) blobs() (chain []string, ok bool) {
 
 // unreachable tells whether a layer or one it lies on was never extracted, and its blob is not local (spec MGR-8).
 func (m *model) unreachable(l *layer) bool {
-	for ; l != nil; l = l.parent {
-		if l.only && !m.local[l.blob] {
-			return true
-		}
-	}
-	return false
+	return l.only && !m.local[l.blob] || slices.ContainsFunc(l.below(), m.unreachable)
 }
 
 // pulls tells whether blobs have to be pulled for the tree of a layer to be there.
 func (m *model) pulls(l *layer) bool {
-	return l != nil && l.blob != "" && !m.snaps[l.key()] && (!m.local[l.blob] || m.pulls(l.parent))
+	return len(m.pulled(l, map[*layer]bool{})) > 0
 }
 
 // pull makes a layer's blob local, and notes whose lease on variants lists it (spec VAR-1).
@@ -101,6 +96,12 @@ func (m *model) pull(l *layer) {
 
 // extract is Extract, and what Mount and New do first (spec EXT-3, EXT-6, MGR-30, quirk Q33).
 func (m *model) extract(l *layer) {
+	if l != nil && l.tree != nil && !l.tree.made {
+		for _, n := range l.needs() {
+			m.extract(n)
+		}
+		l.tree.made = true
+	}
 	if l == nil || l.blob == "" {
 		return
 	}
@@ -205,7 +206,11 @@ func (x *script) getBlob(rt *rapid.T, parent *handle) {
 
 // skipUnhandled ends a step that would pull blobs without handlers: how far it gets before that fails is up to chance.
 func (x *script) skipUnhandled(rt *rapid.T, h *handle) {
-	if h != nil && !h.handled && x.m.pulls(h.layer) {
+	if h == nil {
+		return
+	}
+	x.skipChance(rt, h.layer)
+	if !h.handled && x.m.pulls(h.layer) {
 		rt.Skip("no handlers")
 	}
 }
@@ -256,7 +261,8 @@ func (x *script) lose(rt *rapid.T) {
 	var names []string
 	for key := range m.snaps {
 		used := slices.ContainsFunc(m.layers, func(l *layer) bool {
-			return l.blob == "" && l.parent != nil && l.parent.key() == key || l.blob != "" && l.viewed && l.key() == key
+			return l.blob == "" && l.parent != nil && l.parent.key() == key || l.blob != "" && l.viewed && l.key() == key ||
+				l.tree != nil && m.hasKey(l, key)
 		})
 		for other := range m.snaps {
 			used = used || strings.HasPrefix(other, key+"/")
@@ -325,4 +331,9 @@ func (x *script) mend() {
 		}
 		x.releaseHandle(h)
 	}
+}
+
+// hasKey tells whether a merge or a diff may lie on the snapshot of a layer from a blob.
+func (m *model) hasKey(l *layer, key string) bool {
+	return slices.ContainsFunc(m.layers, func(o *layer) bool { return o.blob != "" && o.key() == key && l.reaches(o) })
 }

@@ -196,7 +196,9 @@ var clauses = []clause{
 	{`description`, func(m *model, l *layer, _ *half) bool { return m.shown(l).desc != "" }},
 	{`id==%s`, func(m *model, l *layer, h *half) bool { return m.shown(l) == h }},
 	{`id!=%s`, func(m *model, l *layer, h *half) bool { return m.shown(l) != h }},
-	{`parents~=%s`, func(_ *model, l *layer, h *half) bool { return h != nil && l.parent != nil && l.parent.imm == h }},
+	{`parents~=%s`, func(_ *model, l *layer, h *half) bool {
+		return h != nil && slices.ContainsFunc(l.below(), func(p *layer) bool { return p.imm == h })
+	}},
 }
 
 // filter is what is drawn: alternatives of clauses that must all hold; none at all matches everything.
@@ -344,6 +346,11 @@ func (s *sut) requireBackend(m *model) {
 			snap = snapshotOf(s.tb, s.env, id)
 		}
 		snaps[snap] = l.blob == "" || m.snaps[l.key()]
+		if l.tree != nil {
+			snap = snapshotOf(s.tb, s.env, id)
+			delete(snaps, id)
+			snaps[snap] = l.tree.made
+		}
 		if l.viewed {
 			want = append(want, id+"-view")
 			snaps[snap+"-view"] = true
@@ -357,6 +364,7 @@ func (s *sut) requireBackend(m *model) {
 		blobs = append(blobs, descs[name].Digest.String())
 	}
 	maps.DeleteFunc(snaps, func(_ string, there bool) bool { return !there })
+	s.closure(snaps)
 	require.ElementsMatch(s.tb, want, s.leases(), "%s: leases", s.name)
 	require.ElementsMatch(s.tb, slices.Collect(maps.Keys(snaps)), s.snapshots(), "%s: snapshots", s.name)
 	require.ElementsMatch(s.tb, blobs, s.blobs(), "%s: blobs", s.name)

@@ -29,7 +29,7 @@ func (m *model) candidates(p policy) []*layer {
 	for _, l := range m.layers {
 		kind := m.shown(l).kind
 		held, _ := m.live(l)
-		child := slices.ContainsFunc(m.layers, func(c *layer) bool { return c.parent == l })
+		child := slices.ContainsFunc(m.layers, func(c *layer) bool { return slices.Contains(c.below(), l) })
 		protected := !p.all && (kind == usage.TypeInternal || kind == usage.TypeFrontend)
 		if held == 0 && !child && !protected && !m.young(l, p.keep) && p.match(l) {
 			out = append(out, l)

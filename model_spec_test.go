@@ -40,6 +40,10 @@ type layer struct {
 	owes     bool // the mutable half is to be bumped on its own retention path (spec REF-4)
 	viewed   bool // there is a view lease (spec MNT-2, REF-6)
 
+	kind   string // "merge", "diff", or "" for a layer
+	inputs []*layer
+	tree   *derivedTree
+
 	blob   string // in blobPool, "" for a layer that was built
 	only   bool   // it was never extracted
 	linked bool   // there is a lease on variants
@@ -385,7 +389,7 @@ func (m *model) shown(l *layer) *half {
 // inUse tells whether a live handle leads to the layer (spec DU-2).
 func (m *model) inUse(l *layer) bool {
 	all, _ := m.live(l)
-	return all > 0 || slices.ContainsFunc(m.layers, func(c *layer) bool { return c.parent == l && m.inUse(c) })
+	return all > 0 || slices.ContainsFunc(m.layers, func(c *layer) bool { return slices.Contains(c.below(), l) && m.inUse(c) })
 }
 
 // info describes a layer as DiskUsage does (spec DU-1 to DU-3), with names in place of IDs and no size.
@@ -399,8 +403,8 @@ func (m *model) info(l *layer, name func(*half) string) usage.Info {
 		last := time.Unix(0, h.lastUsed).UTC()
 		u.LastUsedAt = &last
 	}
-	if l.parent != nil {
-		u.Parents = []string{name(l.parent.imm)}
+	for _, p := range l.below() {
+		u.Parents = append(u.Parents, name(p.imm))
 	}
 	return u
 }

@@ -24,7 +24,7 @@ import (
 // same. A script that fails is shrunk; rapid prints its seed and a file from which it can be run again.
 // spec MGR-1, MGR-2, MGR-6, MGR-7, MGR-8, MGR-9, MGR-10, MGR-11, MGR-13, MGR-14, MGR-17, MGR-21, MGR-23, MGR-27, MGR-29, MGR-30, MGR-41, EXT-3, EXT-6, VAR-1, REF-20, REF-1, REF-2, REF-3, REF-4, REF-5,
 // REF-6, REF-7, REF-8, REF-8a, REF-10, REF-11, REF-15, REF-16, REF-17, REF-19, MNT-2, MNT-3, MNT-5, MV-1, MV-2, MV-3,
-// MV-4, META-8, DU-1, DU-2, DU-3, DU-5, DU-6, PRN-7, PRN-8, PRN-9, PRN-10, PRN-11, PRN-12, PRN-16, PRN-18, PRN-19,
+// MV-4, MGR-31, MGR-32, MGR-33, MGR-34, MGR-37, MGR-39, EXT-4, META-8, DU-1, DU-2, DU-3, DU-5, DU-6, PRN-7, PRN-8, PRN-9, PRN-10, PRN-11, PRN-12, PRN-16, PRN-18, PRN-19,
 // FLT-1, FLT-2, INIT-4, INIT-6, INIT-8, INIT-11, INIT-12, fault 1, fault 3, fault 8, fault 9, quirks Q02, Q24, Q33, Q36, Q75
 func TestModel(t *testing.T) {
 	fewerChecks(t, 3)
@@ -86,7 +86,7 @@ func runScript(t *testing.T, rt *rapid.T, names ...string) {
 		"new": x.create, "new child": x.createChild, "build": x.build, "build child": x.buildChild, "write": x.write, "commit": x.commit, "finalize": x.finalize, "get": x.get, "get again": x.get,
 		"get mutable": x.getMutable, "clone": x.clone, "release": x.release, "release all": x.releaseAll, "read": x.read,
 		"set value": x.setValue, "set": x.set, "chain": x.chain, "disk usage": x.diskUsage, "prune": x.prune,
-		"get by blob": x.getByBlob, "get child by blob": x.getChildByBlob, "extract": x.extract, "list files": x.listFiles, "lose": x.lose,
+		"get by blob": x.getByBlob, "get child by blob": x.getChildByBlob, "merge": x.merge, "diff": x.diff, "extract": x.extract, "list files": x.listFiles, "lose": x.lose,
 		"collect garbage": x.collect, "flush": x.flush, "wait": x.wait, "reopen": x.reopen, "crash": x.crash,
 	} {
 		actions[name] = func(rt *rapid.T) {
@@ -334,8 +334,10 @@ func (x *script) clone(rt *rapid.T) {
 func (x *script) chain(rt *rapid.T) {
 	h := x.pickHandle(rt, immutable)
 	var chain []*handle
-	for l := h.layer; l != nil && h.half.layer != nil; l = l.parent {
-		chain = slices.Insert(chain, 0, x.m.newHandle(l.imm, false))
+	if h.half.layer != nil {
+		for _, l := range h.layer.walk() {
+			chain = append(chain, x.m.newHandle(l.imm, false))
+		}
 	}
 	for _, s := range x.suts {
 		list := s.immutable(h).LayerChain()
