@@ -53,7 +53,7 @@ func TestContentOfMerges(t *testing.T) { // scenario S-32, spec EXT-4, MRG-1, MG
 		requireFiles(t, deletes, map[string]string{"u": "upper"})
 		applied := mergeOf(t, env, refs(other, deletes))
 		require.NoError(t, applied.Extract(ctx, nil))
-		requireFiles(t, applied, map[string]string{"d": "a file", "u": "upper"})
+		requireFiles(t, applied, map[string]string{"u": "upper"}) // to delete something in d makes d a directory (spec DIF-4)
 		scratch := diffOf(t, env, merged, nil)
 		requireFiles(t, mergeInto(t, env, merged, scratch), map[string]string{})
 
