@@ -7,6 +7,9 @@
 //		})
 //	}
 //
+// RunMerge does the same for a snapshot.MergeSnapshotter: with the one that snapshot.NewMergeSnapshotter makes of his snapshotter, an author
+// learns whether merges on it are right.
+//
 // It looks through the interface only. Trees are mounted with snapshot.LocalMounter, so a snapshotter of bind
 // mounts is tested without privileges.
 package snapshottest
