@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layercache/cache"
+	"github.com/layercache/cache/session"
 	"github.com/layercache/cache/testutil"
 	"github.com/layercache/cache/testutil/fault"
 	"github.com/layercache/cache/testutil/tree"
@@ -285,4 +287,56 @@ func TestFailedMergingLeavesNothing(t *testing.T) { // spec MRG-4, EXT-9, LEASE-
 			})
 		})
 	}
+}
+
+// TestMergeOfRemoteLayers: chains that the snapshotter provides from afar are not pulled, and while a merge reads them they have the labels
+// that say on whose behalf.
+func TestMergeOfRemoteLayers(t *testing.T) { // spec REM-1, REM-2, EXT-2, EXT-4
+	env, rs := remoteEnv(t, "stargz", 3)
+	r := newRegistry()
+	chain, descs := remoteChain(t, env, r)
+	local := finalized(t, env, nil, fileIn(t, "local", "x"))
+	merged := mergeOf(t, env, refs(local, chain[2]))
+	rs.mu.Lock()
+	rs.seen = nil
+	rs.mu.Unlock()
+	require.NoError(t, merged.Extract(ctx, session.NewGroup("me")))
+	for _, desc := range descs {
+		require.Zero(t, r.opened(desc.Digest), "it is provided from afar")
+	}
+	labelled := 0
+	rs.mu.Lock()
+	for _, labels := range rs.seen {
+		for k, v := range labels {
+			if strings.HasPrefix(k, "containerd.io/snapshot/remote/stargz.session.") {
+				require.Equal(t, "me", v)
+				labelled++
+			}
+		}
+	}
+	rs.mu.Unlock()
+	require.Positive(t, labelled)
+	requireNoTemporaryLabels(t, env)
+	releaseAll(t, chain, refs(local, merged))
+}
+
+// TestCheckOfMerges: a recipe without a tree is sound; a tree that was there and vanished is told, and so is a lease that lists another.
+func TestCheckOfMerges(t *testing.T) { // spec MGR-34, EXT-10, LEASE-1
+	eachBackend(t, func(t *testing.T, env *testutil.Env) {
+		in := single(t, env, 2)
+		merged := mergeOf(t, env, refs(in[0], in[1], in[0]))
+		require.Empty(t, check(t, env))
+		require.NoError(t, merged.Extract(ctx, nil))
+		require.Empty(t, check(t, env))
+		loseSnapshot(t, env, merged.ID())
+		requireFound(t, check(t, env), finding(cache.FindingSnapshotMissing, merged.ID(), merged.ID(), ""))
+		require.NoError(t, merged.Extract(ctx, nil))
+		require.Empty(t, check(t, env))
+		dropLease(t, env, merged.ID())
+		requireFound(t, check(t, env), finding(cache.FindingLeaseMissing, merged.ID(), merged.ID(), cache.RepairCreateLease))
+		done, err := env.Manager.Repair(ctx, check(t, env)...)
+		require.NoError(t, err)
+		require.Len(t, done, 1)
+		releaseAll(t, in, refs(merged))
+	})
 }
