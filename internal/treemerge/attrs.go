@@ -3,6 +3,7 @@
 package treemerge
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/pkg/errors"
@@ -63,6 +64,28 @@ func (w *walk) copyXattrsAt(fromDir int, from string, toDir int, to string) erro
 		}
 		if err := treediff.SetXattrAt(toDir, to, attr, value); err != nil {
 			w.unset(to, attr, err)
+		}
+	}
+	return nil
+}
+
+// dropXattrs removes from a directory the extended attributes that the lower tree has there and the upper one has not. What else the
+// directory has is of layers that were applied before, and stays.
+func (w *walk) dropXattrs(lower, upper, target int) error {
+	before, err := treediff.XattrNames(lower)
+	if err != nil || len(before) == 0 {
+		return err
+	}
+	now, err := treediff.XattrNames(upper)
+	if err != nil {
+		return err
+	}
+	for _, attr := range before {
+		if internal(attr) || slices.Contains(now, attr) {
+			continue
+		}
+		if err := unix.Fremovexattr(target, attr); err != nil && !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP) {
+			return errors.Wrapf(err, "removing %s", attr)
 		}
 	}
 	return nil

@@ -116,6 +116,11 @@ func (c *cursor) dress(n *node, fresh bool) error {
 	if err := c.w.copyXattrs(src.Fd(), c.fd, c.name, n); err != nil {
 		return err
 	}
+	if c.pair.Lower.Exists() {
+		if err := c.w.dropXattrs(c.pair.Lower.Fd(), src.Fd(), c.fd); err != nil {
+			return err
+		}
+	}
 	if n.opaque {
 		if err := unix.Fsetxattr(c.fd, c.w.opaque, []byte{'y'}, 0); err != nil {
 			return errors.Wrapf(err, "setting %s", c.w.opaque)
