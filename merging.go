@@ -149,11 +149,6 @@ func (w *merging) makeTree(ctx context.Context, steps []step) error {
 		return err
 	}
 	defer leave()
-	made, err := m.beginMaking(w.rec)
-	if err != nil {
-		return err
-	}
-	defer made()
 	diffs := m.diffsOfSteps(steps)
 	start, err := m.beginningOf(ctx, w.rec, diffs)
 	if err != nil {
@@ -179,14 +174,11 @@ func (w *merging) mergeOnto(ctx context.Context, start beginning, diffs []snapsh
 		resources = append(resources, m.snapshotResource(start.snapshot))
 		diffs = append(start.diffs[:len(start.diffs):len(start.diffs)], diffs[start.layers:]...)
 	}
-	own := m.recordLease(w.st.Imm, tree, nil)
-	work, err := m.leaseWork(ctx, w.st.Imm, func(ctx context.Context) error {
-		_, err := m.createLease(ctx, own) // should somebody have taken it away
-		return err
-	}, resources...)
+	work, made, err := w.begin(ctx, resources)
 	if err != nil {
 		return err
 	}
+	defer made()
 	err = m.merger.Merge(work.with(ctx), tree, withoutRepetition(diffs, m.caps.OverlayBased))
 	if err != nil {
 		if is, _ := m.committed(ctx, tree); is {
@@ -198,6 +190,35 @@ func (w *merging) mergeOnto(ctx context.Context, start beginning, diffs []snapsh
 		m.collectGarbage(ctx)
 	}
 	return err
+}
+
+// begin marks the rows of all that share the snapshot, and makes the lease for the work, at the same time: they wait for different
+// files to reach the disk.
+func (w *merging) begin(ctx context.Context, resources []leases.Resource) (work *workLease, made func(), err error) {
+	m := w.m
+	own := m.recordLease(w.st.Imm, w.st.ImmSnapshot, nil)
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		made, err = m.beginMaking(w.rec)
+		return err
+	})
+	g.Go(func() (err error) {
+		work, err = m.leaseWork(ctx, w.st.Imm, func(ctx context.Context) error {
+			_, err := m.createLease(ctx, own) // should somebody have taken it away
+			return err
+		}, resources...)
+		return err
+	})
+	if err = g.Wait(); err == nil {
+		return work, made, nil
+	}
+	if work != nil {
+		work.end(ctx)
+	}
+	if made != nil {
+		made()
+	}
+	return nil, nil, err
 }
 
 // diffsOfSteps names the snapshots of the steps.

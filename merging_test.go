@@ -340,3 +340,29 @@ func TestCheckOfMerges(t *testing.T) { // spec MGR-34, EXT-10, LEASE-1
 		releaseAll(t, in, refs(merged))
 	})
 }
+
+// TestCallsOfMerging: a merge waits for the disk as often as its record, its tree and its leases need, however many layers it has.
+func TestCallsOfMerging(t *testing.T) { // spec META-1, LOCK-2, design section 5
+	for _, name := range []string{"doubles", "joined", "native", "overlay"} {
+		t.Run(name, func(t *testing.T) {
+			env := testutil.New(t, backends[name]...)
+			in := single(t, env, 6)
+			for _, n := range []int{2, 6} {
+				env.Faults.Reset()
+				merged := mergeOf(t, env, in[:n])
+				rows, backend := writes(env)
+				require.Equal(t, [2]int{1, 1}, [2]int{rows, backend}, "the row, the lease")
+				env.Faults.Reset()
+				require.NoError(t, merged.Extract(ctx, nil))
+				rows, backend = writes(env)
+				require.Equal(t, [2]int{1, 2}, [2]int{rows, backend}, "the mark; the work's lease, made and deleted: %s", env.Faults.Trace())
+				require.Equal(t, 1, env.Faults.Count(fault.OpSnapshotPrepare))
+				require.Equal(t, 1, env.Faults.Count(fault.OpSnapshotCommit))
+				require.Zero(t, env.Faults.Count(fault.OpGarbageCollect))
+				release(t, merged)
+				prune(t, env, pruneAll)
+			}
+			releaseAll(t, in)
+		})
+	}
+}

@@ -97,11 +97,15 @@ var mergeOperations = map[string]operation{
 		arrange: recipes,
 		do:      func(ctx context.Context, s *scene) error { return s.lazy["merge"].Extract(ctx, nil) },
 		states:  []string{""},
+
+		concurrent: true, // mark and lease
 	},
 	"extract diff": {
 		arrange: recipes,
 		do:      func(ctx context.Context, s *scene) error { return s.lazy["diff"].Extract(ctx, nil) },
 		states:  []string{""},
+
+		concurrent: true, // mark and lease
 	},
 	"new on merge": {
 		arrange: recipes,
@@ -109,7 +113,8 @@ var mergeOperations = map[string]operation{
 			ref, err := s.env.Manager.New(ctx, s.lazy["merge"], nil)
 			return made(ctx, ref, err)
 		},
-		states: []string{""},
+		states:     []string{""},
+		concurrent: true,
 	},
 	"extract merge of lazy": {
 		arrange:    mergeOfLazy,
