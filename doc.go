@@ -25,7 +25,8 @@
 //	            GetMutable                 Lazy ----+
 //
 // GetByBlob makes records of layers that are known by their blobs. They are lazy: blobs are fetched, and
-// trees unpacked and verified, when somebody needs them.
+// trees unpacked and verified, when somebody needs them. Merge and Diff make lazy records, too: of several
+// layers on top of each other, and of what leads from one tree to another.
 //
 // # Concurrency
 //

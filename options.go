@@ -23,7 +23,8 @@ import (
 // MetadataStore are required; NewManager reports a missing one as an invalid argument.
 // local.Open fills it for an embedded cache. Use keyed literals: fields are added over time.
 type ManagerOpt struct {
-	// Snapshotter holds the layers' trees. The manager uses it but does not close it.
+	// Snapshotter holds the layers' trees. The manager uses it but does not close it. Trees of merges are made by
+	// snapshot.NewMergeSnapshotter on it, unless it is a snapshot.MergeSnapshotter itself, such as one that reports how.
 	Snapshotter snapshot.Snapshotter
 	// ContentStore holds the layers' blobs.
 	ContentStore content.Store
