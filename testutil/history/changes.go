@@ -1,7 +1,6 @@
 package history
 
 import (
-	"io/fs"
 	"maps"
 	"path"
 	"slices"
@@ -104,20 +103,23 @@ func equal(a, b tree.Entry) bool {
 	return a.ModTime.Nanosecond() != 0 || a.Data == b.Data && a.Target == b.Target
 }
 
-// Visible returns upper as far as Changes can tell it from lower: a directory that is not reported keeps what it had.
-// Applying the changes to lower gives this tree, hard links between reported and other names aside.
+// Visible returns upper as far as Changes can tell it from lower: what is not reported stays as it was. Applying the changes to lower gives this
+// tree. Which names are of one file is not in it; all are given as files of their own.
 func Visible(lower, upper tree.Tree) tree.Tree {
-	reported := map[string]bool{}
-	for _, c := range Changes(lower, upper) {
-		reported[c.Entry.Path] = true
+	from := map[string]tree.Tree{".": upper}
+	for p := range upper {
+		if p != "." {
+			from[p] = lower
+		}
 	}
-	out := maps.Clone(upper)
-	for p, e := range upper {
-		if old, ok := lower[p]; ok && !reported[p] && e.Kind != tree.KindHardlink && old.Kind == e.Kind && p != "." {
-			e.ModTime, e.Xattrs = old.ModTime, old.Xattrs
-			if e.ModTime.Nanosecond() != 0 && e.Mode&fs.ModeType == 0 {
-				e.Data, e.Target = old.Data, old.Target
-			}
+	for _, c := range Changes(lower, upper) {
+		if !c.Delete {
+			from[c.Entry.Path] = upper
+		}
+	}
+	out := tree.Tree{}
+	for p, t := range from {
+		if e, ok := t.Resolve(p); ok {
 			out[p] = e
 		}
 	}
