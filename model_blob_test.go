@@ -135,12 +135,14 @@ func (m *model) getByBlob(blob string, parent *handle, handled bool) (*handle, a
 		}
 		l.parent = parent.layer
 		if !handled && m.unreachable(l.parent) {
+			m.letGo(l.parent)
 			return nil, missing
 		}
 		l.files = l.parent.files
 	}
 	chain, ok := l.blobs()
 	if !ok {
+		m.letGo(l.parent)
 		return nil, precondition
 	}
 	at := slices.IndexFunc(m.layers, func(o *layer) bool {

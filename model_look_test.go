@@ -251,6 +251,22 @@ func (x *script) diskUsage(rt *rapid.T) {
 	}
 }
 
+// sizes asks for the sizes of all layers if that matters for one of the policies: a budget is met when nothing is left that takes
+// space, and layers that are elsewhere take none (spec PRN-6).
+func (x *script) sizes(policies []policy) map[*layer]int64 {
+	budget := slices.ContainsFunc(policies, func(p policy) bool { return p.budget })
+	if !budget || !slices.ContainsFunc(x.m.layers, func(l *layer) bool { return l.blob != "" }) {
+		return nil
+	}
+	infos, err := x.suts[0].env.Manager.DiskUsage(ctx, usage.DiskUsageInfo{})
+	require.NoError(x.suts[0].tb, err)
+	sizes := map[*layer]int64{}
+	for _, info := range infos {
+		sizes[x.suts[0].names[info.ID].layer] = info.Size
+	}
+	return sizes
+}
+
 func (x *script) prune(rt *rapid.T) {
 	var (
 		filters  []filter
@@ -267,8 +283,9 @@ func (x *script) prune(rt *rapid.T) {
 		ordered = ordered && p.budget
 	}
 	var gone []usage.Info // by the model's names, which no later step changes
+	sizes := x.sizes(policies)
 	for _, p := range policies {
-		gone = append(gone, x.m.prune(p, func(h *half) string { return h.name })...)
+		gone = append(gone, x.m.prune(p, sizes, func(h *half) string { return h.name })...)
 	}
 	x.m.gc()
 	want := make([]string, len(gone))

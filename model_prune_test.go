@@ -38,14 +38,20 @@ func (m *model) candidates(p policy) []*layer {
 	return out
 }
 
-// prune applies a policy and returns what it deletes, in order (spec PRN-11, PRN-12).
-func (m *model) prune(p policy, name func(*half) string) (gone []usage.Info) {
+// prune applies a policy and returns what it deletes, in order (spec PRN-6, PRN-11, PRN-12). Without sizes all layers have one.
+func (m *model) prune(p policy, sizes map[*layer]int64, name func(*half) string) (gone []usage.Info) {
+	var total int64
+	for _, size := range sizes {
+		total += size
+	}
 	for {
 		c := m.candidates(p)
-		if len(c) == 0 {
+		if len(c) == 0 || p.budget && sizes != nil && total <= 0 {
 			return gone
 		}
 		next := m.lowest(c)
+		total -= sizes[next]
+		delete(sizes, next)
 		gone = append(gone, m.info(next, name))
 		m.remove(next)
 	}

@@ -283,6 +283,15 @@ func (m *model) retire(l *layer, triggered bool) {
 	l.consumed, l.owes = false, false
 }
 
+// letGo is what becomes of a parent that was linked for a moment: one that lost its policy while it was idle goes.
+func (m *model) letGo(parent *layer) {
+	held, _ := m.live(parent)
+	child := slices.ContainsFunc(m.layers, func(c *layer) bool { return c.parent == parent })
+	if held == 0 && !child && parent.mut != nil {
+		m.retire(parent, parent.owes)
+	}
+}
+
 func (m *model) bump(h *half) {
 	h.count++
 	h.lastUsed = m.now.UnixNano()
