@@ -161,14 +161,16 @@ var blobOperations = map[string]operation{
 		do: func(ctx context.Context, s *scene) error {
 			return s.getByBlob(ctx, "gz", nil, s.blobs.through(s.env.Faults))
 		},
-		states: []string{"", "new lazy"},
+		states:     []string{"", "new lazy"},
+		concurrent: true, // lease and row
 	},
 	"blob on a parent": {
 		arrange: lazyBase,
 		do: func(ctx context.Context, s *scene) error {
 			return s.getByBlob(ctx, "zs", s.lazy["gz"], s.blobs.through(s.env.Faults), cache.WithImageRef("registry.test/b"))
 		},
-		states: []string{"", "new lazy images=1"},
+		states:     []string{"", "new lazy images=1"},
+		concurrent: true, // lease and row
 	},
 	"blob that is local": {
 		arrange: localBase,
