@@ -38,7 +38,7 @@ type birth struct {
 // stage is the only place where a record with a snapshot of its own is born. The order is fixed: lease, then
 // snapshot, then row, then visible (design section 5). Of a record of which there is only a recipe yet, lease and
 // row are written at the same time, so that it waits for the disk once: a start that finds a row without its lease makes
-// the lease anew (spec INIT-10). A failed step may have been done all the same, with only its answer lost, so what takes
+// the lease anew (spec INIT-10). That takes a lease which is there with all it lists or not at all. A failed step may have been done all the same, with only its answer lost, so what takes
 // a step back is noted before it. The links on the parents stay the caller's until stage succeeds.
 func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err error) {
 	defer m.claimName(b.id)()
@@ -54,7 +54,7 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 	meta, boot := b.meta(m.now()), m.markOfNew(b)
 	// The lease is what keeps the snapshot: without it the backend collects both.
 	back.add(m.undoLease(b.id))
-	if b.recipeOnly() {
+	if b.recipeOnly() && m.opt.Transactions != nil {
 		back.add(func(context.Context) error { return m.removeRows(b.id) })
 		var g errgroup.Group // both are waited for: what is taken back is not under way any more
 		g.Go(func() error { return m.stageRow(meta, boot, b) })
