@@ -1,5 +1,5 @@
 // Package compression holds the types by which callers choose how layer blobs are packed.
-// The kinds of compression themselves arrive with the export of blobs.
+// The kinds of compression themselves are in package codec.
 package compression
 
 import (
