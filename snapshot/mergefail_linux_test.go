@@ -203,7 +203,7 @@ func (m *faultyLeases) Create(ctx context.Context, opts ...leases.Opt) (leases.L
 func TestEveryCallFails(t *testing.T) {
 	for _, name := range bothNames {
 		for _, own := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s, caller's lease: %v", name, own), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s leased=%v", name, own), func(t *testing.T) {
 				l := openLeased(t, name)
 				_, keep := l.lease(t, "keep")
 				l.layer(keep, t, "a", "", tree.File("a", "a"), tree.File("d/x", "x"))
