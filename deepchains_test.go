@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layercache/cache"
+	"github.com/layercache/cache/snapshot"
 	"github.com/layercache/cache/testutil"
 	"github.com/layercache/cache/testutil/need"
 	"github.com/layercache/cache/testutil/tree"
@@ -52,9 +53,40 @@ func TestMergesOfDeepChains(t *testing.T) { // fault 38, spec MRG-3, MGR-38, EXT
 			delete(files, "other")
 			delete(files, "f000")
 			requireFiles(t, between, files)
+			if n == 500 {
+				requireTooDeep(t, env, r, chain[n-1], other)
+			}
 			releaseAll(t, chain, refs(other, merged, child, between))
 		})
 	}
+}
+
+// requireTooDeep demands of a chain of as many layers as overlayfs takes that it mounts, and of one with a layer more that it is refused as
+// such, to read and to write, and that a merge of it mounts.
+func requireTooDeep(t *testing.T, env *testutil.Env, r *registry, most, other cache.ImmutableRef) {
+	t.Helper()
+	testutil.WithMount(t, most, true, func(dir string) {
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Len(t, entries, 500)
+	})
+	deeper := byBlob(t, env, r, r.layer(t, "", tree.File("deeper", "x")), most)
+	mountable, err := deeper.Mount(ctx, true, nil)
+	require.NoError(t, err)
+	_, _, err = mountable.Mount()
+	require.ErrorIs(t, err, snapshot.ErrTooManyLayers)
+	mut := newMutable(t, env, deeper)
+	mountable, err = mut.Mount(ctx, false, nil)
+	require.NoError(t, err)
+	_, _, err = mountable.Mount()
+	require.ErrorIs(t, err, snapshot.ErrTooManyLayers)
+	merged := mergeOf(t, env, refs(deeper, other))
+	testutil.WithMount(t, merged, true, func(dir string) {
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Len(t, entries, 502)
+	})
+	release(t, mut, deeper, merged)
 }
 
 // TestDeepChainsInMemory: what is worked out of the records is linear, and does not go through the goroutine's stack.

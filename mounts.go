@@ -2,9 +2,11 @@ package cache
 
 import (
 	"context"
+	stderrors "errors"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
@@ -168,7 +170,7 @@ func (m *manager) sharedInSlot(ctx context.Context, rec *graph.Record, key strin
 	if err != nil {
 		return nil, err
 	}
-	shared := m.pool.share(key, mountable)
+	shared := m.pool.share(key, checkedMountable{mountable})
 	m.mounts.set(rec, mountEntry{shared: shared})
 	m.g.SetMounted(rec, true)
 	return shared, nil
@@ -216,7 +218,25 @@ func (m *manager) view(ctx context.Context, st graph.Status) (mountable snapshot
 		undo{m.undoLease(l.id)}.run(ctx) // nobody has the view, whoever made its lease (spec MNT-4)
 		return nil, err
 	}
-	return mountable, nil
+	return checkedMountable{mountable}, nil
+}
+
+// checkedMountable says that a tree has too many layers to be mounted, where the kernel would only say that the options are invalid
+// (snapshot.ErrTooManyLayers, fault 38).
+type checkedMountable struct{ snapshot.Mountable }
+
+func (c checkedMountable) Mount() ([]mount.Mount, func() error, error) {
+	mounts, release, err := c.Mountable.Mount()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := snapshot.CheckMounts(mounts); err != nil {
+		if release != nil {
+			err = stderrors.Join(err, release())
+		}
+		return nil, nil, err
+	}
+	return mounts, release, nil
 }
 
 // dropMounts forgets the mounts of a record that nobody holds any more, with the view lease if

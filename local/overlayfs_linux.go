@@ -44,13 +44,18 @@ func openOverlayfs(root string) (snapshots.Snapshotter, error) {
 	if err != nil {
 		return nil, stderrors.Join(errors.Wrap(err, "open overlayfs snapshotter"), store.Close())
 	}
-	return &reversibleOverlayfs{sn, store}, nil
+	short := &shortNames{root: root}
+	if err := short.clean(); err != nil {
+		return nil, stderrors.Join(errors.Wrap(err, "cleaning short names"), sn.Close())
+	}
+	return &reversibleOverlayfs{sn, store, short}, nil
 }
 
 // reversibleOverlayfs is containerd's snapshotter with access to its database.
 type reversibleOverlayfs struct {
 	snapshots.Snapshotter
 	store *storage.MetaStore
+	short *shortNames
 }
 
 // Cleanup removes the data of removed snapshots.

@@ -1,6 +1,8 @@
 package snapshot
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -33,7 +35,15 @@ func overlayLayers(m mount.Mount) (l treediff.Layers, upper, known bool) {
 	if upperDir != "" {
 		l.Dirs = append(l.Dirs, upperDir)
 	}
-	l.Dirs = append(l.Dirs, lowers...)
+	for _, dir := range lowers {
+		if to, err := os.Readlink(dir); err == nil { // a snapshotter's short name
+			if !filepath.IsAbs(to) {
+				to = filepath.Join(filepath.Dir(dir), to)
+			}
+			dir = to
+		}
+		l.Dirs = append(l.Dirs, dir)
+	}
 	if slices.Contains(l.Dirs, "") { // which begins a list of data-only directories
 		known = false
 	}
