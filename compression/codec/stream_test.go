@@ -91,7 +91,7 @@ func gunzip(t testing.TB, blob []byte) []byte {
 
 // TestStandardDecoders: what is written is what other tools read, at all levels.
 func TestStandardDecoders(t *testing.T) { // spec COMP-1, COMP-5
-	data := archive(t, 1, 5<<18)
+	data := archive(t, 1, 5<<17)
 	for level := -1; level <= 9; level += 5 {
 		blob := compress(t, codec.Gzip, compression.Config{}.SetLevel(level), data, 7)
 		require.True(t, bytes.Equal(data, gunzip(t, blob)), "level %d", level)
@@ -126,10 +126,10 @@ func TestStandardDecoders(t *testing.T) { // spec COMP-1, COMP-5
 
 // TestSameBytes: neither the number of processors nor the sizes of the writes matter.
 func TestSameBytes(t *testing.T) {
-	data := archive(t, 2, 5<<19)
+	data := archive(t, 2, 5<<18)
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
 	for _, of := range all {
-		for _, cfg := range []compression.Config{{}, compression.Config{}.SetLevel(1), compression.Config{}.SetLevel(7)} {
+		for _, cfg := range []compression.Config{{}, compression.Config{}.SetLevel(1)} {
 			runtime.GOMAXPROCS(1)
 			one := compress(t, of, cfg, data, 1)
 			runtime.GOMAXPROCS(8)
@@ -167,10 +167,10 @@ func (f *failing) Write(p []byte) (int, error) {
 
 // TestFullDestination: the error of the destination reaches whoever writes or closes, and nothing runs on. // quirk Q51
 func TestFullDestination(t *testing.T) {
-	data := archive(t, 4, 2<<20)
+	data := archive(t, 4, 5<<18)
 	for _, of := range all {
 		open, _ := of.Compress(ctx, compression.Config{})
-		w, err := open(&failing{n: 1 << 20}, of.MediaType())
+		w, err := open(&failing{n: 1 << 18}, of.MediaType())
 		require.NoError(t, err)
 		_, err = w.Write(data)
 		if cerr := w.Close(); err == nil {
