@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/containerd/stargz-snapshotter/estargz"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pkg/errors"
@@ -32,8 +31,8 @@ func openBlob(ctx context.Context, cs content.Store, desc ocispecs.Descriptor) (
 	}
 	size := ra.Size()
 	if indexed {
-		off, _, err := estargz.OpenFooter(io.NewSectionReader(ra, 0, size))
-		if err != nil || off < 0 || off > size {
+		off, ok := indexOffset(io.NewSectionReader(ra, 0, size))
+		if !ok {
 			_ = ra.Close()
 			return nil, errors.Wrapf(errdefs.ErrDataLoss, "blob %s is no estargz, though labelled so", desc.Digest)
 		}

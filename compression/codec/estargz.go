@@ -218,8 +218,8 @@ func IsEStargz(ctx context.Context, cs content.Store, d digest.Digest) (bool, er
 
 // hasIndex looks for footer and index. Whatever is wrong with the blob, it has none.
 func hasIndex(blob *io.SectionReader) bool {
-	off, _, err := estargz.OpenFooter(blob)
-	if err != nil || off < 0 || off > blob.Size() {
+	off, ok := indexOffset(blob)
+	if !ok {
 		return false
 	}
 	r, err := new(estargz.GzipDecompressor).Reader(io.NewSectionReader(blob, off, blob.Size()-off))
@@ -234,6 +234,17 @@ func hasIndex(blob *io.SectionReader) bool {
 	}
 	_, err = archive.Next()
 	return errors.Is(err, io.EOF)
+}
+
+// indexOffset returns where the footer of a blob says that the index begins; ok is false without a footer.
+func indexOffset(blob *io.SectionReader) (off int64, ok bool) {
+	defer func() {
+		if recover() != nil { // the library does not check the length of the field that it looks into
+			off, ok = 0, false
+		}
+	}()
+	off, _, err := estargz.OpenFooter(blob)
+	return off, err == nil && off >= 0 && off <= blob.Size()
 }
 
 // faultWriter remembers an error of the destination, which is nothing that the archive is to blame for.
