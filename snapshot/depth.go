@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/internal/overlaymounts"
 )
 
 // maxOverlayLower is how many lower directories the kernel's overlayfs takes.
@@ -26,7 +28,7 @@ func CheckMounts(mounts []mount.Mount) error {
 			continue
 		}
 		lower, rest := 0, 0
-		for _, o := range splitOptions(m.Options) {
+		for _, o := range overlaymounts.SplitOptions(m.Options) {
 			list, ok := strings.CutPrefix(o, "lowerdir=")
 			if !ok {
 				rest += len(o) + 1

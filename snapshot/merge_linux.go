@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
+	"github.com/layercache/cache/internal/overlaymounts"
 	"github.com/layercache/cache/internal/treediff"
 	"github.com/layercache/cache/internal/treemerge"
 )
@@ -78,7 +79,7 @@ func (sn *mergeSnapshotter) target(mounts []mount.Mount) (treemerge.Target, func
 	case isBind(m):
 		return treemerge.Target{Dir: m.Source}, nil, nil
 	case m.Type == overlayType:
-		layers, upper, _ := overlayLayers(m) // whatever else it says, this is where writes go
+		layers, upper, _ := overlaymounts.Layers(m) // whatever else it says, this is where writes go
 		if !upper || len(layers.Dirs) < 2 {
 			return treemerge.Target{}, nil, errors.Errorf("the overlay to merge into has no upper or no lower directory: %s", describe(mounts))
 		}
@@ -197,11 +198,11 @@ func (sn *mergeSnapshotter) layers(mounts []mount.Mount) (treediff.Layers, func(
 		case isBind(m):
 			l := treediff.Layers{Dirs: []string{m.Source}}
 			if sn.overlay {
-				l.Marks = marks(sn.userXattr)
+				l.Marks = overlaymounts.MarksOf(sn.userXattr)
 			}
 			return l, nil, nil
 		case m.Type == overlayType:
-			if l, _, known := overlayLayers(m); known {
+			if l, _, known := overlaymounts.Layers(m); known {
 				return l, nil, nil
 			}
 		}

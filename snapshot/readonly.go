@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
+
+	"github.com/layercache/cache/internal/overlaymounts"
 )
 
 // ReadOnly returns m with mounts that cannot write (see [ReadOnlyMounts]). Both count as one: releasing a
@@ -46,7 +48,7 @@ func ReadOnlyMounts(mounts []mount.Mount) []mount.Mount {
 
 func readOnlyOverlay(options []string) []string {
 	const upperKey, workKey, lowerKey = "upperdir=", "workdir=", "lowerdir="
-	split := splitOptions(options)
+	split := overlaymounts.SplitOptions(options)
 	upper := ""
 	kept := slices.DeleteFunc(split, func(o string) bool {
 		if dir, ok := strings.CutPrefix(o, upperKey); ok {

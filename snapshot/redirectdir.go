@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/moby/sys/userns"
+
+	"github.com/layercache/cache/internal/overlaymounts"
 )
 
 // redirectDirParameter exists where the kernel's overlayfs knows the option redirect_dir.
@@ -47,7 +49,7 @@ func (r redirectDirRule) apply(mounts []mount.Mount) []mount.Mount {
 		if m.Type != overlayType {
 			continue // fuse-overlayfs has no such option
 		}
-		options := slices.DeleteFunc(splitOptions(m.Options), func(o string) bool {
+		options := slices.DeleteFunc(overlaymounts.SplitOptions(m.Options), func(o string) bool {
 			return strings.HasPrefix(o, "redirect_dir=")
 		})
 		out[i].Options = append(options, r.option)

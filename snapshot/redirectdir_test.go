@@ -47,13 +47,3 @@ func TestMountablesFollowTheProcessRule(t *testing.T) {
 	require.NoError(t, release())
 	require.Equal(t, processRedirectDir().apply(in), got)
 }
-
-// TestSplitOptions: commas that are escaped or quoted belong to the option.
-func TestSplitOptions(t *testing.T) {
-	require.Equal(t, []string{"a", "b=1", "c"}, splitOptions([]string{"a,b=1", "c"}))
-	require.Equal(t, []string{`lowerdir=/x\,y`, "z"}, splitOptions([]string{`lowerdir=/x\,y,z`}))
-	require.Equal(t, []string{`context="u:r,s0"`, "z"}, splitOptions([]string{`context="u:r,s0",z`}))
-	require.Equal(t, []string{"a", "b"}, splitOptions([]string{"a,,b,"})[:2])
-	require.Empty(t, splitOptions(nil))
-	require.Equal(t, []string{`a\`}, splitOptions([]string{`a\`}))
-}

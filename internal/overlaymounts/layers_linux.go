@@ -1,4 +1,4 @@
-package snapshot
+package overlaymounts
 
 import (
 	"os"
@@ -11,13 +11,13 @@ import (
 	"github.com/layercache/cache/internal/treediff"
 )
 
-// overlayLayers reads the directories of an overlay from its options, the topmost first (spec OVL-2). Upper says that
+// Layers reads the directories of an overlay from its options, the topmost first (spec OVL-2). Upper says that
 // the first of them is the upper directory. Known says that there is no option that could give them another meaning.
-func overlayLayers(m mount.Mount) (l treediff.Layers, upper, known bool) {
+func Layers(m mount.Mount) (l treediff.Layers, upper, known bool) {
 	known = true
 	var lowers []string
 	upperDir, userXattr := "", false
-	for _, o := range splitOptions(m.Options) {
+	for _, o := range SplitOptions(m.Options) {
 		key, value, _ := strings.Cut(o, "=")
 		switch {
 		case key == "upperdir":
@@ -31,7 +31,7 @@ func overlayLayers(m mount.Mount) (l treediff.Layers, upper, known bool) {
 			known = false
 		}
 	}
-	l.Marks = marks(userXattr)
+	l.Marks = MarksOf(userXattr)
 	if upperDir != "" {
 		l.Dirs = append(l.Dirs, upperDir)
 	}
@@ -50,7 +50,8 @@ func overlayLayers(m mount.Mount) (l treediff.Layers, upper, known bool) {
 	return l, upperDir != "", known && len(l.Dirs) > 0
 }
 
-func marks(userXattr bool) treediff.Marks {
+// MarksOf tells which marks an overlay has that is mounted with "userxattr", or without.
+func MarksOf(userXattr bool) treediff.Marks {
 	if userXattr {
 		return treediff.User
 	}
