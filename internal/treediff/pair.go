@@ -13,7 +13,7 @@ import (
 type Kind uint8
 
 const (
-	// Unchanged is reported for directories only, as there may be changes in them.
+	// Unchanged is reported for directories, as there may be changes in them, and by Walk for other names of a file that changed.
 	Unchanged Kind = iota
 	// Add is a name that only the upper tree has.
 	Add
@@ -94,6 +94,11 @@ func (c *Change) Mark() (dirfd int, name string, ok bool) {
 // Equal are two files of the same type, mode, owner, device number and file capability, and if they are not directories,
 // size and modification time; where neither time has nanoseconds, the content decides (spec DIF-7).
 func (p *Pair) Changes(ctx context.Context, yield func(c Change) error) error {
+	return p.changes(ctx, false, yield)
+}
+
+// changes yields, if linked is set, unchanged files of several names as well.
+func (p *Pair) changes(ctx context.Context, linked bool, yield func(c Change) error) error {
 	var up, low stack
 	up.set(p.Upper)
 	low.set(p.Lower)
@@ -114,7 +119,7 @@ func (p *Pair) Changes(ctx context.Context, yield func(c Change) error) error {
 		if !ok {
 			return nil
 		}
-		if err := compare(ctx, name, &up, &low, yield); err != nil {
+		if err := compare(ctx, name, &up, &low, linked, yield); err != nil {
 			return err
 		}
 	}
@@ -196,7 +201,7 @@ func (s *stack) take(name string) (f found, err error) {
 func (f *found) isDir() bool { return f.entry != nil && f.entry.typ == unix.S_IFDIR }
 
 // compare looks at one name on both sides.
-func compare(ctx context.Context, name string, up, low *stack, yield func(c Change) error) error {
+func compare(ctx context.Context, name string, up, low *stack, linked bool, yield func(c Change) error) error {
 	u, err := up.take(name)
 	if err != nil {
 		return err
@@ -222,7 +227,10 @@ func compare(ctx context.Context, name string, up, low *stack, yield func(c Chan
 				return errors.WithMessagef(err, "comparing %q", name)
 			}
 			if equal {
-				return nil
+				if !linked || u.entry.st.Nlink < 2 {
+					return nil
+				}
+				c.Kind = Unchanged
 			}
 		}
 	}
@@ -288,14 +296,14 @@ func compareDir(ctx context.Context, name string, up, low *stack, u, l *found, y
 
 // openListed opens the directories called name in those layers whose lists have it. Cut says that nothing below them shows through.
 func openListed(s *stack, f *found, name string) (layers []*layer, cut bool, err error) {
-	for i, index := range f.dirs {
+	for _, index := range f.dirs {
 		sub, err := openLayer(s.layers[index].fd, name, openDir)
 		if err != nil {
 			dropAll(layers)
 			return nil, false, errors.Wrapf(err, "opening directory %q", name)
 		}
 		layers = append(layers, sub)
-		if i == len(f.dirs)-1 && int(index) == len(s.layers)-1 && len(layers) == 1 {
+		if s.marks == Plain && len(s.layers) == 1 {
 			return layers, false, nil // there is nothing that it could hide
 		}
 		opaque, err := sub.opaque(s.marks)

@@ -102,13 +102,20 @@ func Readlink(dirfd int, name string) (string, error) {
 // OpenFile opens the regular file name in the directory dirfd for reading. It follows no link, and waits for
 // nobody should something else have that name.
 func OpenFile(dirfd int, name string) (*os.File, error) {
+	fd, err := OpenFd(dirfd, name)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// OpenFd is OpenFile without what package os does with a descriptor, which costs as much again. The result is the caller's
+// to close.
+func OpenFd(dirfd int, name string) (int, error) {
 	fd, err := retry(func() (int, error) {
 		return unix.Openat(dirfd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	})
-	if err != nil {
-		return nil, errors.Wrapf(err, "opening %q", name)
-	}
-	return os.NewFile(uintptr(fd), name), nil
+	return fd, errors.Wrapf(err, "opening %q", name)
 }
 
 const compareBuffer = 64 << 10

@@ -14,13 +14,41 @@ type Item struct {
 	Change
 	// Path is relative to the root, with slashes.
 	Path string
-	// Link is the path of an earlier item, if this is another name of the same file (spec DIF-6).
+	// Link is the path of an earlier item, if this is another name of the same file (spec DIF-6). Unchanged items that are no
+	// directories have it always.
 	Link string
+
+	dir *attrs // of a directory that is not open any more
 }
+
+// attrs is what remains known of a directory.
+type attrs struct {
+	stat       *unix.Stat_t
+	capability []byte
+}
+
+// Capability returns the file's "security.capability", nil if it has none.
+func (i *Item) Capability() ([]byte, error) {
+	switch {
+	case i.dir != nil:
+		return i.dir.capability, nil
+	case i.Sub != nil:
+		return Xattr(i.Sub.Upper.Fd(), attrCapability)
+	}
+	dirfd, name := i.At()
+	return XattrAt(dirfd, name, attrCapability)
+}
+
+// CapabilityOf is Capability for the item's file if that is open.
+func CapabilityOf(fd int) ([]byte, error) { return Xattr(fd, attrCapability) }
 
 // Walk calls fn for each change between two trees in the order that archives have: names in order, each directory followed
 // by what is in it. The root is never part of it. Directories in which something changed come before it, as modified if
 // they did not change themselves (spec DIF-4). An item's descriptors are good until fn returns.
+//
+// A file of several names is one thing: if one of them is new or the file changed, the others are reported as links to
+// it, though they were there before. Those that come earlier in the order follow the item at once, with the directories that they
+// are in, the others in their place. As no archive can hold a socket, there is none among the items, unless it is deleted.
 //
 // Memory is needed for the directories from the root to the item, and for each file with several names.
 func Walk(ctx context.Context, lower, upper Layers, fn func(Item) error) error {
@@ -29,26 +57,35 @@ func Walk(ctx context.Context, lower, upper Layers, fn func(Item) error) error {
 		return err
 	}
 	defer root.Close()
-	w := walker{ctx: ctx, fn: fn, seen: map[inode]string{}}
+	w := walker{ctx: ctx, fn: fn, seen: map[inode]string{}, unchanged: map[inode][]place{}}
 	return w.dir(&step{pair: root, reported: true})
 }
 
 type inode struct{ dev, ino uint64 }
 
+// place is a name in a directory.
+type place struct {
+	dir  *step
+	name string
+}
+
 type walker struct {
-	ctx  context.Context //nolint:containedctx // a walk is one call
-	fn   func(Item) error
-	seen map[inode]string
+	ctx context.Context //nolint:containedctx // a walk is one call
+	fn  func(Item) error
+	// seen is where files of several names were reported, and unchanged where such were passed by.
+	seen      map[inode]string
+	unchanged map[inode][]place
 	// blamed says that the error that ends the walk names its place.
 	blamed bool
 }
 
-// step is a directory between the root and the item.
+// step is a directory, between the root and the item or with names that may become links.
 type step struct {
 	parent *step
 	path   string
 	name   string
-	pair   *Pair
+	pair   *Pair  // nil when it is closed
+	attrs  *attrs // set if it may have to be reported then
 	// reported says that fn knows of it.
 	reported bool
 }
@@ -61,22 +98,21 @@ func (s *step) join(name string) string {
 }
 
 func (w *walker) dir(s *step) error {
-	err := s.pair.Changes(w.ctx, func(c Change) error {
-		sub := &step{parent: s, path: s.join(c.Name), name: c.Name, pair: c.Sub}
-		if c.Sub != nil {
-			defer c.Sub.Close()
+	err := s.pair.changes(w.ctx, true, func(c Change) error {
+		if c.Sub == nil {
+			return w.file(&c, s)
 		}
+		defer c.Sub.Close()
+		sub := &step{parent: s, path: s.join(c.Name), name: c.Name, pair: c.Sub}
+		defer func() { sub.pair = nil }()
 		if c.Kind != Unchanged {
 			if err := w.report(s); err != nil {
 				return err
 			}
-			if err := w.item(&c, sub.path); err != nil {
+			sub.reported = true
+			if err := w.fn(Item{Change: c, Path: sub.path}); err != nil {
 				return err
 			}
-			sub.reported = true
-		}
-		if c.Sub == nil {
-			return nil
 		}
 		return w.dir(sub)
 	})
@@ -96,22 +132,66 @@ func (w *walker) report(s *step) error {
 		return err
 	}
 	s.reported = true
-	return w.fn(Item{Path: s.path, Change: Change{Kind: Modify, Name: s.name, Type: unix.S_IFDIR, Sub: s.pair}})
+	i := Item{Path: s.path, Change: Change{Kind: Modify, Name: s.name, Type: unix.S_IFDIR, Sub: s.pair}}
+	if s.pair == nil {
+		i.dir, i.upper = s.attrs, &entry{name: s.name, typ: unix.S_IFDIR, st: s.attrs.stat}
+	}
+	return w.fn(i)
 }
 
-func (w *walker) item(c *Change, path string) error {
-	i := Item{Change: *c, Path: path}
-	if c.Kind != Delete && c.Sub == nil {
+// keep remembers what report needs when the directory is closed.
+func (s *step) keep() error {
+	for ; !s.reported && s.attrs == nil; s = s.parent {
+		capability, err := Xattr(s.pair.Upper.Fd(), attrCapability)
+		if err != nil {
+			return err
+		}
+		s.attrs = &attrs{stat: s.pair.Upper.Stat(), capability: capability}
+	}
+	return nil
+}
+
+// file tells fn of a name that is no directory, or keeps it until it turns out to be a link.
+func (w *walker) file(c *Change, in *step) error {
+	if c.Type == unix.S_IFSOCK {
+		return nil
+	}
+	i := Item{Change: *c, Path: in.join(c.Name)}
+	var earlier []place
+	if c.Kind != Delete {
 		st, err := c.Stat()
 		if err != nil {
 			return err
 		}
 		if st.Nlink > 1 {
 			id := inode{st.Dev, st.Ino}
-			if i.Link = w.seen[id]; i.Link == "" {
-				w.seen[id] = path
+			i.Link = w.seen[id]
+			if i.Link == "" && c.Kind == Unchanged {
+				w.unchanged[id] = append(w.unchanged[id], place{in, c.Name})
+				return in.keep()
+			}
+			if i.Link == "" {
+				w.seen[id] = i.Path
+				earlier = w.unchanged[id]
+				delete(w.unchanged, id)
 			}
 		}
 	}
-	return w.fn(i)
+	if err := w.report(in); err != nil {
+		return err
+	}
+	if err := w.fn(i); err != nil {
+		return err
+	}
+	for _, p := range earlier {
+		if err := w.report(p.dir); err != nil {
+			return err
+		}
+		link := Item{Change: *c, Path: p.dir.join(p.name), Link: i.Path} // the same file: where it lies does not matter
+		link.Kind, link.Name = Unchanged, p.name
+		if err := w.fn(link); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,0 +1,75 @@
+package differ
+
+import (
+	"archive/tar"
+	"context"
+
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+
+	"github.com/layercache/cache/internal/treediff"
+)
+
+// file writes the entry of a regular file and its content.
+func (a *archiver) file(i *treediff.Item, hdr *tar.Header, st *unix.Stat_t) error {
+	fd, err := treediff.OpenFd(i.At())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // read only
+	var now unix.Stat_t
+	if err := unix.Fstat(fd, &now); err != nil {
+		return errors.Wrap(err, "looking at the open file")
+	}
+	if now.Mode&unix.S_IFMT != unix.S_IFREG || now.Dev != st.Dev || now.Ino != st.Ino || now.Size != st.Size {
+		return changed("it is not what it was a moment ago")
+	}
+	capability, err := treediff.CapabilityOf(fd)
+	if err != nil {
+		return err
+	}
+	setCapability(hdr, capability)
+	if err := a.header(hdr); err != nil {
+		return err
+	}
+	return a.content(fd, st.Size)
+}
+
+// content writes size bytes of the open file. One that has more or less by now is an error: the archive says already how many there are.
+func (a *archiver) content(fd int, size int64) error {
+	for left := size; left > 0; {
+		if a.ctx.Err() != nil {
+			return errors.WithStack(context.Cause(a.ctx))
+		}
+		// One byte more than there should be shows a file that has grown.
+		n, err := read(fd, a.buf[:min(int64(len(a.buf)), left+1)])
+		switch {
+		case err != nil:
+			return errors.Wrap(err, "reading")
+		case n == 0:
+			return changed("%d of its %d bytes are missing", left, size)
+		case int64(n) > left:
+			return changed("it has grown over its %d bytes", size)
+		}
+		if _, err := a.tw.Write(a.buf[:n]); err != nil {
+			return err
+		}
+		left -= int64(n)
+	}
+	return nil
+}
+
+func read(fd int, p []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, p)
+		if err != unix.EINTR { //nolint:errorlint // what a system call returned, with nothing around it
+			return n, err
+		}
+	}
+}
+
+// changed reports a file that is being written to.
+func changed(format string, args ...any) error {
+	return errors.Wrapf(errdefs.ErrAborted, "the file changed while it was being packed: "+format, args...)
+}
