@@ -68,18 +68,19 @@ func TestArchiveOfOverlays(t *testing.T) {
 	})
 }
 
-// What random histories have not got: names and numbers at the limits of the format, links to files that were there, sockets in directories that
-// are not listed otherwise (spec DIF-6, DIF-7).
-func TestArchiveOfOddTrees(t *testing.T) {
-	long := "a-long-name-of-one-hundred-and-twenty-bytes/" + string(make([]byte, 0))
+// oddTree is a pair of trees.
+type oddTree struct {
+	root         bool
+	lower, upper []tree.Entry
+	then         func(t *testing.T, upper string)
+}
+
+func oddTrees() map[string]oddTree {
+	long := "a-long-name-of-one-hundred-and-twenty-bytes/"
 	for len(long) < 240 {
 		long += "directory/"
 	}
-	for name, test := range map[string]struct {
-		root         bool
-		lower, upper []tree.Entry
-		then         func(t *testing.T, upper string)
-	}{
+	return map[string]oddTree{
 		"nothing": {},
 		"long names": {
 			lower: []tree.Entry{tree.File(long+"gone", "x"), tree.File(long+"kept", "x", tree.Time(odd))},
@@ -141,7 +142,13 @@ func TestArchiveOfOddTrees(t *testing.T) {
 		"devices and owners": {root: true, upper: []tree.Entry{
 			tree.Char("c", 1, 3), tree.Block("b", 300, 70000), tree.Char("mark", 0, 0), tree.File("u", "x", tree.Owner(4294967294, 3000000)),
 		}},
-	} {
+	}
+}
+
+// What random histories have not got: names and numbers at the limits of the format, links to files that were there, sockets in directories that
+// are not listed otherwise (spec DIF-6, DIF-7).
+func TestArchiveOfOddTrees(t *testing.T) {
+	for name, test := range oddTrees() {
 		t.Run(name, func(t *testing.T) {
 			if test.root {
 				need.Root(t)

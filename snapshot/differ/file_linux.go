@@ -63,7 +63,7 @@ func (a *archiver) content(fd int, size int64) error {
 func read(fd int, p []byte) (int, error) {
 	for {
 		n, err := unix.Read(fd, p)
-		if err != unix.EINTR { //nolint:errorlint // what a system call returned, with nothing around it
+		if err != unix.EINTR {
 			return n, err
 		}
 	}

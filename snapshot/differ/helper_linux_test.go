@@ -19,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive"
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
 	cfs "github.com/containerd/continuity/fs"
+	"github.com/containerd/log"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
@@ -29,7 +30,12 @@ import (
 	"github.com/layercache/cache/testutil/tree"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if err := log.SetLevel("error"); err != nil { // the content store warns about filesystems in memory
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const labelUncompressed = "containerd.io/uncompressed"
 
