@@ -15,6 +15,7 @@ import (
 
 	"github.com/layercache/cache/internal/graph"
 	"github.com/layercache/cache/metadata"
+	"github.com/layercache/cache/snapshot"
 )
 
 // Labels of blobs (spec VAR-1).
@@ -28,12 +29,19 @@ var keptAnnotations = map[string]bool{
 	annotationUncompressed: true,
 	annotationTOC:          true,
 
-	"io.containers.estargz.uncompressed-size":          true,
-	"containerd.io/snapshot/overlaybd.localcommitpath": true,
-	"containerd.io/snapshot/overlaybd/blob-digest":     true,
-	"containerd.io/snapshot/overlaybd/blob-size":       true,
-	"containerd.io/snapshot/overlaybd/blob-fs-type":    true,
+	"io.containers.estargz.uncompressed-size": true,
+
+	snapshot.LabelDevice: true,
+	labelDeviceDigest:    true,
+	labelDeviceSize:      true,
+	"containerd.io/snapshot/overlaybd/blob-fs-type": true,
 }
+
+// Labels and annotations of blobs that are block devices of overlaybd's.
+const (
+	labelDeviceDigest = "containerd.io/snapshot/overlaybd/blob-digest"
+	labelDeviceSize   = "containerd.io/snapshot/overlaybd/blob-size"
+)
 
 // linkBlob ties the blob of desc, which may be the record's own or another compression of it, to the record, whose
 // lease on variants lists it: its labels say what it is, and the two blobs refer to each other, so that

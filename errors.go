@@ -64,14 +64,14 @@ func (e NeedsRemoteProviderError) Error() string {
 // Unwrap puts the error into errdefs' category "failed precondition".
 func (e NeedsRemoteProviderError) Unwrap() error { return errdefs.ErrFailedPrecondition }
 
-// LayerError reports that a layer could not be pulled, unpacked, merged or read. Err says why; errors.Is and errors.As
+// LayerError reports that a layer could not be pulled, unpacked, merged, packed or read. Err says why; errors.Is and errors.As
 // see it.
 type LayerError struct {
 	// Record is the ID of the layer's record.
 	Record string
 	// Digest is that of the layer's blob; empty if the record has none.
 	Digest digest.Digest
-	// Action is what was tried: "pulling", "extracting", "merging", "diffing", "listing".
+	// Action is what was tried: "pulling", "extracting", "merging", "diffing", "listing", "packing", "converting", "exporting".
 	Action string
 	Err    error
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/layercache/cache/progress"
 	"github.com/layercache/cache/session"
 	"github.com/layercache/cache/snapshot"
+	"github.com/layercache/cache/snapshot/differ"
 	"github.com/layercache/cache/usage"
 )
 
@@ -135,15 +136,20 @@ type manager struct {
 	sizes     flight.Group[*graph.Record, int64]
 
 	// Each group may use those after it.
+	conversions flight.Group[variantKey, struct{}]
+	packs       flight.Group[*graph.Record, struct{}]
 	listings    flight.Group[*graph.Record, []string]
 	extractions flight.Group[*graph.Record, struct{}]
 	pulls       flight.Group[digest.Digest, string]
 	origins     flight.Limit[string]
 	unpacking   flight.Limit[struct{}]
-	calls       atomic.Uint64 // numbers what waits for the two above; see ranked
-	work        workLeases
-	mounts      mountTable
-	pool        *mountPool
+	packing     flight.Limit[struct{}]
+	calls       atomic.Uint64 // numbers what waits for the three above; see ranked
+	// differ writes blobs where the configured one is not asked.
+	differ *differ.Differ
+	work   workLeases
+	mounts mountTable
+	pool   *mountPool
 	// unfinished are deletions that a failing backend interrupted.
 	unfinished removals
 	holders    *holderTable
@@ -176,6 +182,8 @@ func NewManager(opt ManagerOpt) (Manager, error) {
 		g:            graph.New(),
 		origins:      flight.Limit[string]{Max: transfersPerOrigin},
 		unpacking:    flight.Limit[struct{}]{Max: unpackers},
+		packing:      flight.Limit[struct{}]{Max: packers},
+		differ:       differ.New(opt.ContentStore),
 	}
 	m.life.init()
 	m.bootID = bootIDOf(opt)
@@ -219,6 +227,8 @@ func (m *manager) Close() error {
 		return nil
 	}
 	m.sizes.Wait()
+	m.conversions.Wait()
+	m.packs.Wait()
 	m.listings.Wait() // then nobody begins to extract, and so on
 	m.extractions.Wait()
 	m.pulls.Wait()

@@ -31,6 +31,12 @@ const (
 	EventPull EventKind = "pull"
 	// EventExtract: a layer was unpacked, or the tree of a merge or a diff was made; then Reason is "merge" or "diff".
 	EventExtract EventKind = "extract"
+	// EventPack: the blob of a layer was made, of the compression that Reason names.
+	EventPack EventKind = "pack"
+	// EventConvert: a blob was made of another compression, which Reason names.
+	EventConvert EventKind = "convert"
+	// EventExport: the blobs of a record were handed out; Size is that of all of them.
+	EventExport EventKind = "export"
 	// EventRemove: a record was removed. Reason says which rule asked for it.
 	EventRemove EventKind = "remove"
 	// EventRecover: a record left by an earlier process was repaired or dropped. Reason says how.

@@ -37,7 +37,9 @@ type ManagerOpt struct {
 	GarbageCollect func(context.Context) (gc.Stats, error)
 	// Applier unpacks layer blobs.
 	Applier diff.Applier
-	// Differ packs layer blobs.
+	// Differ packs layer blobs where the library does not do so itself: it does where it can read an overlay's upper directory, and for
+	// compressions that a differ need not know (spec BLOB-5). Nil means the library's own for everything but
+	// Windows layers, which then cannot be packed.
 	Differ diff.Comparer
 	// MetadataStore holds the records' rows. Close closes it.
 	MetadataStore *metadata.Store
@@ -90,6 +92,9 @@ type Hooks struct {
 	// LayerContext returns the context in which a layer of the given type ("windows" or "") is
 	// unpacked or packed.
 	LayerContext func(ctx context.Context, layerType string) context.Context
+	// CommitDevice makes one file of the block device that holds a layer of overlaybd's, and returns its path. The
+	// library's own way is to run overlaybd's program for it.
+	CommitDevice func(ctx context.Context, device string) (file string, err error)
 	// StartSpan opens a tracing span and returns the function that ends it.
 	StartSpan func(ctx context.Context, name string, desc ocispecs.Descriptor) (context.Context, func())
 }

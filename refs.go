@@ -13,6 +13,7 @@ import (
 	"github.com/layercache/cache/internal/graph"
 	"github.com/layercache/cache/metadata"
 	"github.com/layercache/cache/progress"
+	"github.com/layercache/cache/remote"
 	"github.com/layercache/cache/session"
 	"github.com/layercache/cache/snapshot"
 	"github.com/layercache/cache/usage"
@@ -116,6 +117,24 @@ type ImmutableRef interface {
 	// them ("dir/.wh.name"). They are those of this layer alone, not of those it lies on. The blob is fetched if it is not
 	// local; the list is kept. A record without a blob has none. Errors are as those of Extract.
 	FileList(ctx context.Context, s session.Group) ([]string, error)
+	// GetRemotes returns the blobs of the layers that the record consists of, bottom first, and where to read them. There is at least one
+	// remote if there is no error, and the caller must not change what he gets but for the descriptors' list.
+	//
+	// With createIfNeeded a layer without a blob gets one, of the compression in cfg or codec.Default; the record is finalized for that. A
+	// layer that has one keeps it, whatever its compression, unless cfg.Compression.Force is set: then the result has none but blobs
+	// of the compression asked for, and blobs that are not are converted, which takes them to be local. With all, and without Force, the
+	// first remote is followed by those whose topmost blob is of the compression asked for, in all combinations of what the
+	// layers below have locally, at most MaxRemotes altogether (spec RMT-1 to RMT-9).
+	//
+	// Blobs that are not local are left where they are until somebody reads them from the provider, which fetches them on behalf of s
+	// through the ref's handlers; it is an Unlazier, too. The provider may be used for as long as the record is held, and, by a caller with a
+	// lease in ctx, for as long as that lease lasts: it lists every blob that is local, and by a lease in the context of a read also what that
+	// read fetched.
+	//
+	// Concurrent calls share the work. Errors are LayerErrors around: ErrNoBlobs if a layer has no blob and must not get one; those
+	// of the differ, the provider and the backend. NeedsRemoteProviderError lists blobs that are neither local nor have a handler. A level
+	// that the compression does not have is an invalid argument.
+	GetRemotes(ctx context.Context, createIfNeeded bool, cfg remote.RefConfig, all bool, s session.Group) ([]*remote.Remote, error)
 	// LayerChain returns a new ref to every layer that the record consists of, bottom first.
 	LayerChain() RefList
 }

@@ -279,26 +279,35 @@ const (
 	indexBlobChainID = "blobchainid:"
 )
 
-// writeBlob stores what is known of a record's blob.
+// writeBlob stores what is known of the blob of a record that is made of it.
 func writeBlob(w *metadata.RowWriter, b *graph.Blob) error {
+	if err := setAll(w, append(blobValues(b), kv{keyBlobOnly, b.Only})); err != nil {
+		return err
+	}
+	return setChain(w, b.ChainID, b.BlobChainID)
+}
+
+// blobValues are what a row says of a blob itself.
+func blobValues(b *graph.Blob) []kv {
 	values := []kv{
 		{keyDiffID, b.DiffID},
 		{keyLayerIdentity, b.LayerIdentity},
 		{keyBlob, b.Digest},
-		{keyBlobOnly, b.Only},
 		{keyMediaType, b.MediaType},
 		{keyBlobSize, b.Size},
 	}
 	if len(b.URLs) > 0 {
 		values = append(values, kv{keyURLs, b.URLs})
 	}
-	if err := setAll(w, values); err != nil {
+	return values
+}
+
+// setChain stores the chain IDs, by which the record can be found.
+func setChain(w *metadata.RowWriter, chain, blobChain string) error {
+	if err := w.Set(keyChainID, chain, indexChainID+chain); err != nil {
 		return err
 	}
-	if err := w.Set(keyChainID, b.ChainID, indexChainID+b.ChainID); err != nil {
-		return err
-	}
-	return w.Set(keyBlobChainID, b.BlobChainID, indexBlobChainID+b.BlobChainID)
+	return w.Set(keyBlobChainID, blobChain, indexBlobChainID+blobChain)
 }
 
 // writeSealedRow stores the immutable half that Commit makes (spec 1.3). What it does not list stays

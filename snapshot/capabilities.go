@@ -10,6 +10,8 @@ const (
 	LabelRemote = "containerd.io/snapshot/remote"
 	// LabelWritable asks overlaybd for a snapshot backed by a block device (value "dev").
 	LabelWritable = "containerd.io/snapshot/overlaybd.writable"
+	// LabelDevice names the block device that holds a snapshot of overlaybd's.
+	LabelDevice = "containerd.io/snapshot/overlaybd.localcommitpath"
 	// LabelRef names the snapshot that one being prepared is to become.
 	LabelRef = "containerd.io/snapshot.ref"
 )
@@ -39,6 +41,8 @@ type Capabilities struct {
 	// ExtractLabel says that the snapshot a layer is unpacked into names what it will be committed as; see
 	// ExtractOpts (spec EXT-7).
 	ExtractLabel bool
+	// DeviceCommit says that a layer may be a block device, which LabelDevice names and which makes its blob (spec BLOB-5).
+	DeviceCommit bool
 	// Rebase says that an active snapshot without a parent is a plain directory that becomes an overlay's upper
 	// directory when it is committed onto a parent (snapshots.WithParent). That Commit accepts the option proves
 	// nothing: native accepts it, too, and the tree lacks the parent.
@@ -58,7 +62,7 @@ func CapabilitiesOf(name string) Capabilities {
 	case "stargz":
 		return Capabilities{OverlayBased: true, RemoteSnapshots: true, SessionLabels: true, TOCIdentity: true}
 	case "overlaybd":
-		return Capabilities{RemoteSnapshots: true, WritableLabel: true, ExtractLabel: true}
+		return Capabilities{RemoteSnapshots: true, WritableLabel: true, ExtractLabel: true, DeviceCommit: true}
 	}
 	return Capabilities{}
 }

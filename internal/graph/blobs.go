@@ -277,3 +277,58 @@ func (l *LayerID) agrees(with *LayerID) bool {
 	}
 	return l.MediaType == with.MediaType || l.Common && with.Common || l.MediaType == "" || with.MediaType == ""
 }
+
+// LayerID returns what is known of the layer of r, the zero value if nothing is.
+func (g *Graph) LayerID(r *Record) LayerID {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return layerIDLocked(r)
+}
+
+// Tainted tells whether r, or a record that it lies on, is legacy, so that nothing may be addressed through it (spec REC-10).
+func (g *Graph) Tainted(r *Record) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return r.tainted
+}
+
+// HasAddress tells whether chain IDs are stored of r, right or not; see Address.
+func (g *Graph) HasAddress(r *Record) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return r.addressedLocked()
+}
+
+// SetAddress notes the chain IDs of r, which were made of all its layers and have been stored. What is known of its blob stays.
+func (g *Graph) SetAddress(r *Record, chain, blobChain string) {
+	g.changeBlob(r, func(b *Blob) { b.ChainID, b.BlobChainID = chain, blobChain })
+	g.ConfirmAddress(r, chain, blobChain)
+}
+
+// SetBlob notes the blob that was made of r and has been stored. Its chain IDs, and whether it was extracted, stay as they are.
+func (g *Graph) SetBlob(r *Record, made *Blob) {
+	g.changeBlob(r, func(b *Blob) {
+		chain, blobChain, only := b.ChainID, b.BlobChainID, b.Only
+		*b = *made
+		b.ChainID, b.BlobChainID, b.Only = chain, blobChain, only
+	})
+	g.InvalidateSize(r)
+}
+
+// changeBlob replaces what is known of a record's blob by a changed copy.
+func (g *Graph) changeBlob(r *Record, change func(*Blob)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r.imm == nil {
+		return
+	}
+	b := Blob{Size: -1}
+	if r.imm.Blob != nil {
+		b = *r.imm.Blob
+	}
+	change(&b)
+	g.unlistBlobLocked(r)
+	r.imm.Blob, r.confirmed = &b, false
+	g.listBlobLocked(r)
+	r.touched++
+}

@@ -1,0 +1,178 @@
+package cache
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/errdefs"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/compression"
+	"github.com/layercache/cache/compression/codec"
+	"github.com/layercache/cache/internal/graph"
+)
+
+// This file finds and makes the other compressions of layers' blobs, their variants (spec 4.4).
+
+// errNoVariant says that a layer has no local blob of a compression.
+var errNoVariant error = &kindError{"no blob of the wanted compression", errdefs.ErrNotFound}
+
+// variantsOf returns all blobs that are linked to a local one, which is among them if it is described itself. The order
+// is the same each time. A blob that is absent has none (spec VAR-3).
+func (m *manager) variantsOf(ctx context.Context, of digest.Digest) ([]ocispecs.Descriptor, error) {
+	var out []ocispecs.Descriptor
+	seen := map[digest.Digest]bool{of: true} // links go both ways
+	stack := []digest.Digest{of}
+	for len(stack) > 0 {
+		d := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		info, err := m.opt.ContentStore.Info(ctx, d)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, errors.Wrapf(err, "looking for blob %s", d)
+		}
+		if desc, ok := variant(info); ok {
+			out = append(out, desc)
+		}
+		for _, label := range slices.Backward(slices.Sorted(maps.Keys(info.Labels))) {
+			to := digest.Digest(info.Labels[label])
+			if strings.HasPrefix(label, labelBlobRef) && isDigest(to.String()) && !seen[to] {
+				seen[to] = true
+				stack = append(stack, to)
+			}
+		}
+	}
+	return out, nil
+}
+
+// variant describes a blob by its labels, if they do.
+func variant(info content.Info) (ocispecs.Descriptor, bool) {
+	mediaType, annotations, _ := description(info)
+	return ocispecs.Descriptor{MediaType: mediaType, Digest: info.Digest, Size: info.Size, Annotations: annotations}, mediaType != ""
+}
+
+// findVariant returns the first of a blob and its variants that has a compression; desc describes the blob. If
+// there is none, or the blob is not local, that is errNoVariant (spec VAR-4).
+func (m *manager) findVariant(ctx context.Context, desc ocispecs.Descriptor, kind compression.Type) (ocispecs.Descriptor, error) {
+	local, err := m.blobLocal(ctx, desc.Digest)
+	if err != nil {
+		return ocispecs.Descriptor{}, err
+	}
+	if !local {
+		return ocispecs.Descriptor{}, errNoVariant
+	}
+	variants, err := m.variantsOf(ctx, desc.Digest)
+	if err != nil {
+		return ocispecs.Descriptor{}, err
+	}
+	for _, v := range append([]ocispecs.Descriptor{desc}, variants...) {
+		needs, err := kind.NeedsConversion(ctx, m.opt.ContentStore, v)
+		if err != nil {
+			return ocispecs.Descriptor{}, err
+		}
+		if !needs {
+			return v, nil
+		}
+	}
+	return ocispecs.Descriptor{}, errNoVariant
+}
+
+// variantKey is what calls of ensureCompression share an execution by.
+type variantKey struct {
+	rec  *graph.Record
+	kind string
+}
+
+// ensureCompression sees to it that a record has a local blob of a compression, unless its own has it and is lazy, which
+// it stays then (spec VAR-5). The record has a blob, and the caller keeps it.
+func (m *manager) ensureCompression(ctx context.Context, rec *graph.Record, cfg compression.Config, src source) error {
+	_, err := together(ctx, &m.conversions, variantKey{rec, cfg.Type.String()}, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, m.pinned(ctx, rec, func() error { return m.convert(ctx, rec, cfg, src) })
+	})
+	if err != nil {
+		st := m.g.Status(rec)
+		return &LayerError{Record: st.Imm, Digest: digest.Digest(st.Blob.Digest), Action: "converting", Err: err}
+	}
+	return nil
+}
+
+// convert is ensureCompression for the one who does it.
+func (m *manager) convert(ctx context.Context, rec *graph.Record, cfg compression.Config, src source) (err error) {
+	st := m.g.Status(rec)
+	if !isDigest(st.Blob.Digest) {
+		return errors.Wrapf(errInvalid, "blob digest %q", st.Blob.Digest)
+	}
+	c := graph.Candidate{Record: rec, ID: st.Imm, SnapshotID: st.ImmSnapshot, Blob: st.Blob}
+	desc, local, err := m.describeBlob(ctx, &c, src, false)
+	if err != nil {
+		return err
+	}
+	for pulled := local; ; pulled = true {
+		needs, err := cfg.Type.NeedsConversion(ctx, m.opt.ContentStore, desc)
+		if err != nil {
+			return err
+		}
+		if !needs {
+			if !local {
+				return nil
+			}
+			return m.linkOwn(ctx, &c, desc)
+		}
+		if pulled {
+			break
+		}
+		// A blob has to be seen to know whether it is estargz.
+		if err := m.pull(ctx, &c, src); err != nil {
+			return err
+		}
+		local = true
+	}
+	if _, err := m.findVariant(ctx, desc, cfg.Type); !errors.Is(err, errNoVariant) {
+		return err
+	}
+	leave, err := m.packing.Enter(ctx, struct{}{}, src.rank)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	start := m.eventStart()
+	work, err := m.leaseWork(ctx, st.Imm, nil, contentResource(st.Blob.Digest))
+	if err != nil {
+		return err
+	}
+	defer work.end(ctx)
+	made, err := codec.Convert(work.with(ctx), m.opt.ContentStore, desc, cfg)
+	m.observe(Event{Kind: EventConvert, ID: st.Imm, Reason: cfg.Type.String(), Size: made.Size, Err: err}, start)
+	if err != nil {
+		return err
+	}
+	return m.link(ctx, &c, made)
+}
+
+// linkOwn links a record's own blob to itself, unless it is (spec VAR-1).
+func (m *manager) linkOwn(ctx context.Context, c *graph.Candidate, desc ocispecs.Descriptor) error {
+	info, err := m.opt.ContentStore.Info(ctx, desc.Digest)
+	if err != nil {
+		return errors.Wrapf(err, "looking for blob %s", desc.Digest)
+	}
+	if labelled(info.Labels, variantLabels(info.Labels, c.Blob.Digest, desc)) {
+		return nil
+	}
+	return m.link(ctx, c, desc)
+}
+
+// link has the record's lease on variants keep a blob, and then links the two (spec VAR-1).
+func (m *manager) link(ctx context.Context, c *graph.Candidate, desc ocispecs.Descriptor) error {
+	err := m.transact(ctx, func(ctx context.Context) error { return m.leaseVariant(ctx, c.ID, desc.Digest.String()) })
+	if err != nil {
+		return err
+	}
+	return m.linkBlob(ctx, c.Record, c.ID, c.Blob.Digest, desc)
+}
