@@ -97,7 +97,7 @@ func (m *manager) extract(ctx context.Context, rec *graph.Record, src source) er
 	if found || err != nil {
 		return err
 	}
-	if rec.Kind() == graph.Merge || rec.Kind() == graph.Diff {
+	if rec.Kind().Derived() {
 		return m.extractDerived(ctx, rec, st, src)
 	}
 	if m.caps.RemoteSnapshots && !src.below {
@@ -169,8 +169,7 @@ func (m *manager) noteLoss(ctx context.Context, rec *graph.Record) error {
 	if st.State != graph.Ready {
 		return nil
 	}
-	k := rec.Kind()
-	if recipe := k == graph.Merge || k == graph.Diff || st.Blob != nil && isDigest(st.Blob.Digest); !recipe {
+	if recipe := rec.Kind().Derived() || st.Blob != nil && isDigest(st.Blob.Digest); !recipe {
 		err := errors.Wrapf(ErrNotExtracted, "snapshot %q is gone, and no blob available to extract it from", st.ImmSnapshot)
 		return &LayerError{Record: st.Imm, Action: "extracting", Err: err}
 	}

@@ -454,11 +454,5 @@ func (r *recovery) insert(row *row) {
 
 // lazyKind tells whether a finalized record's snapshot may be absent: the recipe will do.
 func lazyKind(row *row) bool {
-	return row.derived() || (row.meta.Blob != nil && row.meta.Blob.Only)
-}
-
-// derived tells whether the record is made of others rather than of a blob.
-func (r *row) derived() bool {
-	k := r.kind()
-	return k == graph.Merge || k == graph.Diff
+	return row.kind().Derived() || (row.meta.Blob != nil && row.meta.Blob.Only)
 }

@@ -70,7 +70,7 @@ func (r *recovery) concludeLost(ctx context.Context, row *row) (verdict, error) 
 	if row.mutable() || row.equalMutable != "" {
 		return bad, nil
 	}
-	if !row.derived() {
+	if !row.kind().Derived() {
 		b := row.meta.Blob
 		if b == nil || !isDigest(b.Digest) {
 			return bad, nil
@@ -118,7 +118,7 @@ func (r *recovery) writeAgain(w *metadata.Writer) error {
 			return err
 		}
 		values := []kv{{keySnapshot, r.lost.names[lost.meta.SnapshotID]}, {keySize, sizeUnknown}}
-		if lost.meta.Blob != nil && !lost.derived() {
+		if lost.meta.Blob != nil && !lost.kind().Derived() {
 			values = append(values, kv{keyBlobOnly, true})
 		}
 		if err := setAll(row, values); err != nil {
@@ -138,7 +138,7 @@ func (r *recovery) reportLost(start time.Time) {
 	}
 	for _, row := range r.lost.again {
 		row.meta.SnapshotID, row.meta.Size, row.unsynced = r.lost.names[row.meta.SnapshotID], sizeUnknown, ""
-		if b := row.meta.Blob; b != nil && !row.derived() {
+		if b := row.meta.Blob; b != nil && !row.kind().Derived() {
 			blob := *b
 			blob.Only = true
 			row.meta.Blob = &blob

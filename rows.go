@@ -40,8 +40,7 @@ func (r *row) kind() graph.Kind {
 
 // mutable follows REC-2: merges and diffs are immutable even where the flag is missing (OLD-2).
 func (r *row) mutable() bool {
-	k := r.kind()
-	return !r.committed && k != graph.Merge && k != graph.Diff
+	return !r.committed && !r.kind().Derived()
 }
 
 // parents returns the parents' IDs as graph.Record orders them.
@@ -77,7 +76,7 @@ func readRow(id string, view metadata.RowView, interned map[string]string) (*row
 		known := blob // most records have none, and need not pay for one
 		r.meta.Blob = &known
 	}
-	if r.derived() && r.meta.Size == 0 { // BuildKit measures what is not there yet (quirk Q35)
+	if r.kind().Derived() && r.meta.Size == 0 { // BuildKit measures what is not there yet (quirk Q35)
 		r.meta.Size = sizeUnknown
 	}
 	if r.meta.SnapshotID == "" { // historic databases (spec REC-8, OLD-2)

@@ -44,7 +44,7 @@ func (m *manager) markOfNew(b birth) string {
 
 // treeOf is the snapshot that a record may share with others that are marked with it; see marks.
 func (m *manager) treeOf(rec *graph.Record) string {
-	if k := rec.Kind(); k == graph.Merge || k == graph.Diff {
+	if rec.Kind().Derived() {
 		return m.g.Status(rec).ImmSnapshot
 	}
 	return ""

@@ -24,7 +24,7 @@ var ErrTooManyLayers = errors.WithMessage(errdefs.ErrFailedPrecondition, "more l
 // package shortens its options; nil for any other.
 func CheckMounts(mounts []mount.Mount) error {
 	for _, m := range mounts {
-		if m.Type != overlayType {
+		if m.Type != overlayType || plainlySmall(m.Options) {
 			continue
 		}
 		lower, rest := 0, 0
@@ -45,6 +45,16 @@ func CheckMounts(mounts []mount.Mount) error {
 		}
 	}
 	return nil
+}
+
+// plainlySmall tells without a closer look that options can be mounted, as nearly all can.
+func plainlySmall(options []string) bool {
+	size, colons := 0, 0
+	for _, o := range options {
+		size += len(o) + 1
+		colons += strings.Count(o, ":")
+	}
+	return size <= os.Getpagesize() && colons < maxOverlayLower
 }
 
 // commonDir is the directory, with a slash at its end, that containerd changes to before it mounts, so that names may begin

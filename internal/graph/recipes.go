@@ -12,7 +12,7 @@ type recipe struct {
 }
 
 func recipeOf(kind Kind, parents []*Record) (recipe, bool) {
-	if kind != Merge && kind != Diff {
+	if !kind.Derived() {
 		return recipe{}, false
 	}
 	n := len(parents)

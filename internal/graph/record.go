@@ -20,6 +20,9 @@ var kindNames = [...]string{BaseLayer: "base layer", Layer: "layer", Merge: "mer
 // String names the kind.
 func (k Kind) String() string { return kindNames[k] }
 
+// Derived tells whether a record of this kind is made of others' layers, and has none of its own that was written.
+func (k Kind) Derived() bool { return k == Merge || k == Diff }
+
 // Record is one snapshot with its names. Kind, parents and the number of layers never change; all else belongs to
 // the Graph and is reached through its methods.
 type Record struct {
