@@ -211,14 +211,21 @@ func differences(t *testing.T, rep crashReport, rows map[string]map[string]strin
 		n := rep.Names[name]
 		known[n.Mut], known[n.Imm] = true, true
 		was, is := stateOf(rep.Rows, n, uses), stateOf(rows, n, uses)
-		if was != is {
-			diffs = append(diffs, name+" "+is)
+		made := exportState(rep.Rows[n.Imm], rows[n.Imm])
+		if was != is || made != "" {
+			diffs = append(diffs, name+" "+is+made)
 		}
 		for _, id := range []string{n.Mut, n.Imm} {
 			if rep.Rows[id] == nil || rows[id] == nil {
 				continue
 			}
-			require.Equal(t, steady(rep.Rows[id]), steady(rows[id]), "row %s of %s", id, name)
+			before, after := steady(rep.Rows[id]), steady(rows[id])
+			for _, key := range madeByExport {
+				if made != "" && before[key] == "" {
+					delete(after, key)
+				}
+			}
+			require.Equal(t, before, after, "row %s of %s", id, name)
 		}
 	}
 	for id, row := range rows {
@@ -243,10 +250,12 @@ func steady(row map[string]string) map[string]string {
 // requireContent reads the file of each record of the scene that is there, and of each layer that came from a blob.
 func requireContent(t *testing.T, env *testutil.Env, rep crashReport, rows map[string]map[string]string) {
 	t.Helper()
+	blobs := newSceneBlobs(t)
 	for name, n := range rep.Names {
 		state, _, _ := strings.Cut(stateOf(rows, n, false), " ")
+		_, pulled := blobs.fileOf(rows[n.Imm]["cache.blob"])
 		switch {
-		case rows[n.Imm]["cache.blob"] != "", state == "recipe": // below
+		case pulled, state == "recipe": // below
 		case state == "gone":
 			for _, id := range []string{n.Mut, n.Imm} {
 				_, err := env.Manager.Get(ctx, id, nil)
@@ -270,12 +279,10 @@ func requireContent(t *testing.T, env *testutil.Env, rep crashReport, rows map[s
 	}
 	requireRecipes(t, env, rep, rows)
 	for id, row := range rows {
-		if row["cache.blob"] == "" {
+		name, pulled := blobs.fileOf(row["cache.blob"])
+		if !pulled {
 			continue
 		}
-		blobs := newSceneBlobs(t)
-		name, ok := blobs.fileOf(row["cache.blob"])
-		require.True(t, ok, "%v", row)
 		ref, err := env.Manager.Get(ctx, id, nil, blobs.through(env.Faults))
 		require.NoError(t, err, name)
 		testutil.WithMount(t, ref, true, func(dir string) { requireText(t, dir, name) })
@@ -446,6 +453,7 @@ func (m *matrix) kill(t *testing.T, backend, name string, point int, twice bool)
 	rows := rowsOf(t, env)
 	state = differences(t, rep, rows, operations[name].uses)
 	requireContent(t, env, rep, rows)
+	requireExport(t, env, operations[name], rep, rows)
 	requireNothingLeft(t, env)
 	return state, after.Trace
 }

@@ -272,6 +272,7 @@ func (s *scene) endBlobs(t *testing.T, op operation, reopen bool) {
 	found, err := s.env.Manager.Check(ctx)
 	require.NoError(t, err)
 	require.Empty(t, found)
+	s.requireExports(t, op)
 	ids := map[string]string{}
 	for name, ref := range s.lazy {
 		s.requireLayer(t, name, ref)
@@ -286,8 +287,12 @@ func (s *scene) endBlobs(t *testing.T, op operation, reopen bool) {
 	require.Empty(t, s.env.Problems(ctx))
 	for name, id := range ids {
 		ref := get(t, s.env, id, s.blobs.through(s.env.Faults))
+		s.lazy[name] = ref
 		s.requireLayer(t, name, ref)
-		release(t, ref)
+	}
+	s.requireExports(t, op)
+	for name := range ids {
+		release(t, s.lazy[name])
 	}
 	s.held = get(t, s.env, s.names["held"].Imm)
 	s.mut, err = s.env.Manager.GetMutable(ctx, s.names["mut"].Mut)
@@ -306,7 +311,7 @@ func (s *scene) requireLayer(t *testing.T, name string, ref cache.ImmutableRef) 
 			want = map[string]string{"gz": "gz", "zs": "zs"}
 		case "merge of lazy": // the base is applied once more
 			file, want = "zs", map[string]string{"gz": "gz", "zs": "zs", "dir/base": "base"}
-		case "left", "right", "above", "top", "merge", "diff":
+		case "left", "right", "above", "top", "merge", "diff", "upper":
 			want = map[string]string{}
 			for _, file = range derivedFiles[name] {
 				want[file] = file

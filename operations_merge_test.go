@@ -18,7 +18,7 @@ import (
 // derivedFiles are the files of the layers that they are made of, and of those that scenes have.
 var derivedFiles = map[string][]string{
 	"left": {"left"}, "right": {"right"}, "above": {"right", "above"}, "top": {"right", "above", "top"},
-	"merge": {"left", "right"}, "diff": {"right"},
+	"merge": {"left", "right"}, "diff": {"right"}, "upper": {"above"},
 }
 
 // keep has the scene hold a record until its end, and read it there.

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layercache/cache"
+	"github.com/layercache/cache/remote"
 	"github.com/layercache/cache/testutil"
 	"github.com/layercache/cache/usage"
 )
@@ -31,6 +32,8 @@ type scene struct {
 	// blobs has the layers that are got by their blobs, lazy those of them that are held.
 	blobs *sceneBlobs
 	lazy  map[string]cache.ImmutableRef
+	// exports are what the blobs of records were when they were exported.
+	exports map[string]exported
 	// lost is the layer, if any, whose snapshot is missing before the operation.
 	lost string
 	// names are the IDs of everything in the scene.
@@ -43,7 +46,7 @@ type names struct{ Mut, Imm string }
 // newScene makes the scene of an operation.
 func newScene(t testing.TB, env *testutil.Env, op operation) *scene {
 	t.Helper()
-	s := &scene{t: t, env: env, op: op, names: map[string]names{}}
+	s := &scene{t: t, env: env, op: op, names: map[string]names{}, exports: map[string]exported{}}
 	s.held = s.finalized("held", nil, cache.CachePolicyRetain)
 	s.mut = s.active("mut", cache.CachePolicyRetain)
 	s.pairID, s.openID = s.sealed("pair", cache.CachePolicyRetain)
@@ -130,6 +133,9 @@ type operation struct {
 	concurrent bool
 	// lost tells that the scene misses a snapshot from the start.
 	lost bool
+	// exported is the record that it exports, if it does, in the form that as describes.
+	exported string
+	as       remote.RefConfig
 }
 
 // operations are all there are. Later issues add theirs.
