@@ -294,13 +294,6 @@ func TestRemoveIsForbidden(t *testing.T) {
 	require.Equal(t, []string{"one"}, layerFiles(t, p, "one"))
 }
 
-// Unpacking works for everybody, packing needs mounts and is absent without the right to make them (design 6b).
-func TestDifferNeedsPrivileges(t *testing.T) {
-	p := openParts(t, t.TempDir(), Options{Snapshotter: Native})
-	require.NotNil(t, p.Applier)
-	require.Equal(t, canMount(), p.Differ != nil)
-}
-
 // Collection removes what no lease holds and nothing else.
 func TestGarbageCollect(t *testing.T) {
 	forEachSnapshotter(t, func(t *testing.T, opts Options) {

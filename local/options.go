@@ -58,7 +58,7 @@ type Options struct {
 	NoBackgroundGC bool
 
 	// PruneRefChecker, Hooks, Observer, TrackHolders and Now are handed to the manager as they
-	// are, see cache.ManagerOpt.
+	// are, see cache.ManagerOpt. Without a LayerContext among the hooks layers of Windows work all the same.
 	PruneRefChecker cache.ExternalRefCheckerFunc
 	Hooks           cache.Hooks
 	Observer        cache.Observer

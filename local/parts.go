@@ -13,7 +13,6 @@ import (
 	ctdmetadata "github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	contentlocal "github.com/containerd/containerd/v2/plugins/content/local"
-	"github.com/containerd/containerd/v2/plugins/diff/walking"
 	"github.com/pkg/errors"
 	bolt "go.etcd.io/bbolt"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/layercache/cache/snapshot"
 	"github.com/layercache/cache/snapshot/apply"
 	ctdsnapshot "github.com/layercache/cache/snapshot/containerd"
+	"github.com/layercache/cache/snapshot/winlayers"
 )
 
 // Parts is an open directory: everything a manager is made from. The fields must not be changed;
@@ -47,7 +47,10 @@ type Parts struct {
 	// Applier unpacks layers. Where the snapshotter's mounts are plain directories, as native's are, that
 	// takes no privilege.
 	Applier snapshot.DetachedApplier
-	// Differ packs layers. It mounts what it works on, so it is nil in a process that may not mount.
+	// Differ packs layers. On Linux it reads directories and overlays where they lie, which for directories takes no privilege.
+	// Elsewhere it mounts what it works on, and is nil in a process that may not mount.
+	//
+	// Both know layers of Windows by their context (package snapshot/winlayers), and ManagerOpt has the hook that sets it.
 	Differ diff.Comparer
 	// Transactions lets lease and snapshotter calls share transactions.
 	Transactions *cache.Transactions
@@ -194,15 +197,23 @@ func (p *Parts) openBackend(ctx context.Context, sn backend) error {
 	if p.opts.SquashOwners {
 		applyOpts = append(applyOpts, apply.SquashOwners())
 	}
-	p.Applier = apply.New(p.ContentStore, applyOpts...)
-	if canMount() {
-		p.Differ = walking.NewWalkingDiff(p.ContentStore)
+	applier := apply.New(p.ContentStore, applyOpts...)
+	var ok bool
+	if p.Applier, ok = winlayers.NewApplier(p.ContentStore, applier, applyOpts...).(snapshot.DetachedApplier); !ok {
+		return errors.New("the applier cannot unpack by itself any more")
+	}
+	if d := newDiffer(p.ContentStore); d != nil {
+		p.Differ = winlayers.NewComparer(p.ContentStore, d)
 	}
 	return nil
 }
 
 // ManagerOpt returns the options of a manager on these parts. It may be changed before use.
 func (p *Parts) ManagerOpt() cache.ManagerOpt {
+	hooks := p.opts.Hooks
+	if hooks.LayerContext == nil {
+		hooks.LayerContext = winlayers.LayerContext
+	}
 	return cache.ManagerOpt{
 		Snapshotter:     p.Snapshotter,
 		ContentStore:    p.ContentStore,
@@ -214,7 +225,7 @@ func (p *Parts) ManagerOpt() cache.ManagerOpt {
 		MetadataStore:   p.MetadataStore,
 		Root:            p.Dir,
 		MountPoolRoot:   p.MountPoolRoot,
-		Hooks:           p.opts.Hooks,
+		Hooks:           hooks,
 		Transactions:    p.Transactions,
 		Sync:            p.opts.Sync,
 		SyncFS:          p.syncFS,

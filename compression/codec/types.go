@@ -35,6 +35,9 @@ type plainWriter struct{ io.Writer }
 
 func (plainWriter) Close() error { return nil }
 
+// Transparent says that what is written arrives as it is: a digest of the one is a digest of the other.
+func (plainWriter) Transparent() bool { return true }
+
 func (uncompressedType) Decompress(ctx context.Context, cs content.Store, desc ocispecs.Descriptor) (io.ReadCloser, error) {
 	return openBlob(ctx, cs, desc)
 }

@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"archive/tar"
 	"context"
 	"os"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 type Applier struct {
 	provider content.Provider
 	squash   bool
+	keep     func(*tar.Header) bool
 	syncs    syncer
 }
 
@@ -34,6 +36,11 @@ type Option func(*Applier)
 // extended attributes writable, too), so that their owner can copy and remove the tree. The same is done for
 // root: the tree depends on the option, not on who runs the process.
 func SquashOwners() Option { return func(a *Applier) { a.squash = true } }
+
+// Entries chooses what is unpacked: the entries for which keep is true, as it left them. It may change names and link names, whose cleaning and
+// checking come after it. The result of Apply is of the whole archive all the same. It is called from one goroutine at
+// a time for each archive, but for several archives at once.
+func Entries(keep func(*tar.Header) bool) Option { return func(a *Applier) { a.keep = keep } }
 
 // New returns an Applier that reads blobs from provider, which stays the caller's.
 func New(provider content.Provider, opts ...Option) *Applier {

@@ -74,6 +74,7 @@ func (j *job) unpack(ctx context.Context, dir string, detached bool) (_ ocispecs
 		}
 	}()
 	l := newLayer(dir, detached, j.squash)
+	l.keep = j.keep
 	opts := []archive.ApplyOpt{archive.WithFilter(l.filter), archive.WithConvertWhiteout(l.convert)}
 	if j.squash {
 		opts = append(opts, archive.WithNoSameOwner())

@@ -20,6 +20,7 @@ type layer struct {
 	squash   bool
 	squashed bool // the tree differs from the layer
 	rights   rights
+	keep     func(*tar.Header) bool // nil for all
 
 	tree *written
 	// mark is the whiteout that the filter has let pass, until convert has seen to it.
@@ -53,6 +54,9 @@ func newLayer(root string, detached, squash bool) *layer {
 func (l *layer) filter(hdr *tar.Header) (bool, error) {
 	if hdr.Typeflag == tar.TypeXGlobalHeader {
 		return false, nil // containerd would make room for it by removing what has its name
+	}
+	if l.keep != nil && !l.keep(hdr) {
+		return false, nil
 	}
 	parts, err := splitName(hdr)
 	if err != nil || parts == nil {

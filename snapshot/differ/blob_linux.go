@@ -91,6 +91,12 @@ func (d *Differ) fill(ctx context.Context, s *settings, cw content.Writer, lower
 	if err != nil {
 		return "", errors.Wrap(err, "starting the compressor")
 	}
+	if t, ok := compressed.(transparent); ok && t.Transparent() {
+		if err := compressed.Close(); err != nil {
+			return "", errors.Wrap(err, "closing a compressor that is none")
+		}
+		return "", through(ctx, cw, write)
+	}
 	digester := digest.Canonical.Digester()
 	if err := through(ctx, io.MultiWriter(digester.Hash(), compressed), write); err != nil {
 		dest.ended.Store(true)
@@ -102,6 +108,9 @@ func (d *Differ) fill(ctx context.Context, s *settings, cw content.Writer, lower
 	}
 	return digester.Digest(), errors.Wrap(buffer.Flush(), "writing the blob")
 }
+
+// transparent is a compressor that may say that it is none, as that of package codec does.
+type transparent interface{ Transparent() bool }
 
 // destination is what a compressor writes to, until it is over.
 type destination struct {
