@@ -177,6 +177,15 @@ func TestFullDestination(t *testing.T) {
 			err = cerr
 		}
 		require.ErrorIs(t, err, errdefs.ErrResourceExhausted, of.String())
+
+		// The same with a writer that has known for a while.
+		w, err = open(&failing{n: 1 << 10}, of.MediaType())
+		require.NoError(t, err)
+		for err == nil {
+			_, err = w.Write(data)
+		}
+		require.ErrorIs(t, err, errdefs.ErrResourceExhausted, of.String())
+		_ = w.Close() // may say it again
 	}
 	goleak.VerifyNone(t)
 }

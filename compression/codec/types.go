@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"runtime"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/klauspost/compress/flate"
@@ -60,15 +61,59 @@ func (gzipType) Compress(_ context.Context, cfg compression.Config) (compression
 		if err := CheckLevel(cfg); err != nil {
 			return nil, err
 		}
-		w, err := pgzip.NewWriterLevel(dest, gzipLevel(cfg))
-		if err != nil {
+		g := &gzipWriter{dest: dest}
+		var err error
+		if g.gz, err = pgzip.NewWriterLevel(writerFunc(g.pass), gzipLevel(cfg)); err != nil {
 			return nil, err
 		}
-		if err := w.SetConcurrency(gzipBlock, runtime.GOMAXPROCS(0)); err != nil {
+		if err := g.gz.SetConcurrency(gzipBlock, runtime.GOMAXPROCS(0)); err != nil {
 			return nil, err
 		}
-		return w, nil
+		return g, nil
 	}, nil
+}
+
+// gzipWriter keeps errors of the destination from pgzip, which leaves a goroutine behind when it is closed after one.
+type gzipWriter struct {
+	gz   *pgzip.Writer
+	dest io.Writer
+	mu   sync.Mutex // pgzip writes from a goroutine
+	err  error
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// pass writes to the destination until that fails.
+func (g *gzipWriter) pass(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err == nil {
+		_, g.err = g.dest.Write(p)
+	}
+	return len(p), nil
+}
+
+func (g *gzipWriter) failure() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.err
+}
+
+func (g *gzipWriter) Write(p []byte) (int, error) {
+	if err := g.failure(); err != nil {
+		return 0, err
+	}
+	return g.gz.Write(p)
+}
+
+func (g *gzipWriter) Close() error {
+	err := g.gz.Close()
+	if failure := g.failure(); failure != nil {
+		return failure
+	}
+	return err
 }
 
 func gzipLevel(cfg compression.Config) int {

@@ -112,7 +112,8 @@ func (d *Differ) fill(ctx context.Context, s *settings, cw content.Writer, lower
 // transparent is a compressor that may say that it is none, as that of package codec does.
 type transparent interface{ Transparent() bool }
 
-// destination is what a compressor writes to, until it is over.
+// destination is what a compressor writes to, until it is over: what it then writes goes nowhere, which is no error, as some leave goroutines
+// behind after one.
 type destination struct {
 	io.Writer
 	ended atomic.Bool
@@ -120,7 +121,7 @@ type destination struct {
 
 func (d *destination) Write(p []byte) (int, error) {
 	if d.ended.Load() {
-		return 0, io.ErrClosedPipe
+		return len(p), nil
 	}
 	return d.Writer.Write(p)
 }
