@@ -252,7 +252,7 @@ func (m *manager) size(ctx context.Context, rec *graph.Record) (int64, error) {
 	})
 }
 
-// measureRecord sums up the snapshot and the blob. It is not known, and not to be remembered, as
+// measureRecord sums up the snapshot, the blob and the other local compressions of it. The sum is not known, and not to be remembered, as
 // long as the record's snapshot is still to come (spec SIZE-5, quirk Q35).
 func (m *manager) measureRecord(ctx context.Context, rec *graph.Record, st graph.Status) (size int64, known bool, err error) {
 	known = st.State != graph.Lazy
@@ -275,14 +275,12 @@ func (m *manager) measureRecord(ctx context.Context, rec *graph.Record, st graph
 		}
 	}
 	if st.Blob != nil && isDigest(st.Blob.Digest) {
-		info, err := m.opt.ContentStore.Info(ctx, digest.Digest(st.Blob.Digest))
-		switch {
-		case err == nil:
-			size += info.Size
-			known = known || st.Blob.Only // a pull or an extraction voids it
-		case !errdefs.IsNotFound(err):
-			return 0, false, errors.Wrapf(err, "blob %s", st.Blob.Digest)
+		blobs, local, err := m.sizeOfBlobs(ctx, digest.Digest(st.Blob.Digest))
+		if err != nil {
+			return 0, false, err
 		}
+		size += blobs
+		known = known || local && st.Blob.Only // a pull or an extraction voids it
 	}
 	return size, known, nil
 }

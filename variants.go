@@ -26,8 +26,33 @@ var errNoVariant error = &kindError{"no blob of the wanted compression", errdefs
 // is the same each time. A blob that is absent has none (spec VAR-3).
 func (m *manager) variantsOf(ctx context.Context, of digest.Digest) ([]ocispecs.Descriptor, error) {
 	var out []ocispecs.Descriptor
-	seen := map[digest.Digest]bool{of: true} // links go both ways
-	stack := []digest.Digest{of}
+	err := m.walkVariants(ctx, of, func(info content.Info) {
+		if desc, ok := variant(info); ok {
+			out = append(out, desc)
+		}
+	})
+	return out, err
+}
+
+// sizeOfBlobs returns what a record's own blob and its variants occupy, each counted once, and whether its own is local.
+// Others that the blobs refer to are not the record's (spec SIZE-1).
+func (m *manager) sizeOfBlobs(ctx context.Context, own digest.Digest) (size int64, local bool, err error) {
+	err = m.walkVariants(ctx, own, func(info content.Info) {
+		_, described := variant(info)
+		if info.Digest == own {
+			local = true
+		}
+		if described || info.Digest == own {
+			size += info.Size
+		}
+	})
+	return size, local, err
+}
+
+// walkVariants calls fn for a blob and, depth first, for those that labels lead to, each once. What is absent ends a branch.
+func (m *manager) walkVariants(ctx context.Context, from digest.Digest, fn func(content.Info)) error {
+	seen := map[digest.Digest]bool{from: true} // links go both ways
+	stack := []digest.Digest{from}
 	for len(stack) > 0 {
 		d := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
@@ -36,11 +61,9 @@ func (m *manager) variantsOf(ctx context.Context, of digest.Digest) ([]ocispecs.
 			continue
 		}
 		if err != nil {
-			return nil, errors.Wrapf(err, "looking for blob %s", d)
+			return errors.Wrapf(err, "looking for blob %s", d)
 		}
-		if desc, ok := variant(info); ok {
-			out = append(out, desc)
-		}
+		fn(info)
 		for _, label := range slices.Backward(slices.Sorted(maps.Keys(info.Labels))) {
 			to := digest.Digest(info.Labels[label])
 			if strings.HasPrefix(label, labelBlobRef) && isDigest(to.String()) && !seen[to] {
@@ -49,7 +72,7 @@ func (m *manager) variantsOf(ctx context.Context, of digest.Digest) ([]ocispecs.
 			}
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // variant describes a blob by its labels, if they do.
