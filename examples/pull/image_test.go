@@ -224,7 +224,7 @@ func TestSources(t *testing.T) {
 
 	for text, want := range map[string]string{
 		dir + "/no/such/dir": "there is no image layout directory", "./nowhere": "there is no image layout directory",
-		t.TempDir(): "is no image layout", "UPPER case": "neither a directory nor the name of an image", "": "neither",
+		t.TempDir(): "is no image layout", "UPPER case": "no directory either", "": "is not the name of an image",
 	} {
 		_, err := newSource(text, false)
 		require.ErrorContains(t, err, want, text)

@@ -10,6 +10,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache"
+	"github.com/layercache/cache/examples/internal/console"
 	"github.com/layercache/cache/snapshot"
 )
 
@@ -21,15 +22,15 @@ func (p *pull) listArchives(ctx context.Context) error {
 			return errors.Wrapf(err, "list layer %d", i+1)
 		}
 		for _, name := range names {
-			p.out.printf("%d/%d  %s\n", i+1, len(p.layers), entryName(name))
+			p.out.Printf("%d/%d  %s\n", i+1, len(p.layers), console.EntryName(name))
 		}
 	}
-	return p.out.err
+	return p.out.Err()
 }
 
 // listTree mounts a ref read-only and lists its files. Without the privilege to mount, the directory is the
 // snapshotter's own, in which nothing must be changed.
-func listTree(ctx context.Context, out *printer, ref cache.ImmutableRef) (err error) {
+func listTree(ctx context.Context, out *console.Printer, ref cache.ImmutableRef) (err error) {
 	mountable, err := ref.Mount(ctx, true, nil)
 	if err != nil {
 		return errors.Wrap(err, "mount")
@@ -49,8 +50,8 @@ func listTree(ctx context.Context, out *printer, ref cache.ImmutableRef) (err er
 		case relErr != nil:
 			return errors.WithStack(relErr)
 		case errors.Is(err, fs.ErrPermission) && d != nil:
-			out.printf("%-11s %12s  %s (cannot be read)\n", "", "", entryName(name))
-			return out.err
+			out.Printf("%-11s %12s  %s (cannot be read)\n", "", "", console.EntryName(name))
+			return out.Err()
 		case err != nil:
 			return errors.WithStack(err)
 		case path == root:
@@ -60,7 +61,7 @@ func listTree(ctx context.Context, out *printer, ref cache.ImmutableRef) (err er
 	})
 }
 
-func printEntry(out *printer, path, name string, d fs.DirEntry) error {
+func printEntry(out *console.Printer, path, name string, d fs.DirEntry) error {
 	info, err := d.Info()
 	if err != nil {
 		return errors.WithStack(err)
@@ -73,10 +74,10 @@ func printEntry(out *printer, path, name string, d fs.DirEntry) error {
 		if err != nil {
 			return errors.WithStack(err)
 		}
-		target = " -> " + entryName(text)
+		target = " -> " + console.EntryName(text)
 	default:
 		size = 0 // what a directory occupies depends on the filesystem
 	}
-	out.printf("%-11s %12d  %s%s\n", info.Mode(), size, entryName(filepath.ToSlash(name)), target)
-	return out.err
+	out.Printf("%-11s %12d  %s%s\n", info.Mode(), size, console.EntryName(filepath.ToSlash(name)), target)
+	return out.Err()
 }

@@ -29,6 +29,8 @@ import (
 	"github.com/containerd/log"
 	"github.com/containerd/platforms"
 	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/examples/internal/console"
 )
 
 // Exit codes.
@@ -49,39 +51,39 @@ func main() {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second interrupt ends the program at once
-	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr, terminalOf(os.Stderr))
+	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr, console.TerminalOf(os.Stderr))
 	stop()
 	os.Exit(code)
 }
 
 // command runs the program with a command line and returns its exit code. A nil tty means that stderr is no terminal.
-func command(ctx context.Context, args []string, stdout, stderr io.Writer, tty terminal) int {
-	errOut := &printer{w: stderr}
+func command(ctx context.Context, args []string, stdout, stderr io.Writer, tty console.Terminal) int {
+	errOut := console.NewPrinter(stderr)
 	s, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		errOut.printf("pull: %s\n", printable(err.Error()))
+		errOut.Printf("pull: %s\n", console.Printable(err.Error()))
 		return exitUsage
 	}
 	// containerd warns about filesystems without fs-verity, which is of no interest here.
 	if err := log.SetLevel("error"); err != nil {
-		errOut.printf("pull: %v\n", err)
+		errOut.Printf("pull: %v\n", err)
 	}
-	out := &printer{w: stdout}
-	err = run(ctx, s, out, newView(stderr, tty))
+	out := console.NewPrinter(stdout)
+	err = run(ctx, s, out, console.NewView(stderr, tty))
 	if err == nil {
-		err = out.err
+		err = out.Err()
 	}
 	switch {
 	case err == nil:
 		return 0
 	case ctx.Err() != nil:
-		errOut.printf("pull: interrupted: %s\n", printable(err.Error()))
+		errOut.Printf("pull: interrupted: %s\n", console.Printable(err.Error()))
 		return exitInterrupt
 	}
-	errOut.printf("pull: %s\n", printable(err.Error()))
+	errOut.Printf("pull: %s\n", console.Printable(err.Error()))
 	return exitError
 }
 
@@ -97,7 +99,7 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	fs.BoolVar(&s.list, "list", false, "list the files: with -extract those of the mounted image, else those in each layer's archive")
 	fs.BoolVar(&s.plainHTTP, "plain-http", false, "talk to the registry without TLS (a registry on this machine is talked to so anyway)")
 	fs.Usage = func() {
-		(&printer{w: stderr}).printf("%s", usageText)
+		console.NewPrinter(stderr).Printf("%s", usageText)
 		fs.PrintDefaults()
 	}
 	if err := fs.Parse(args); err != nil {

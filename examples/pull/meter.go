@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/pkg/errors"
 
+	"github.com/layercache/cache/examples/internal/console"
 	"github.com/layercache/cache/progress"
 	"github.com/layercache/cache/snapshot"
 )
@@ -49,6 +50,31 @@ type status struct {
 	err                         error
 }
 
+// Line implements console.Item.
+func (s status) Line() string {
+	text := "layer " + s.label + "  " + console.Short(s.digest) + "  " + s.phase.String()
+	switch s.phase {
+	case pulling:
+		text += "  " + console.BytesText(s.read) + " of " + console.BytesText(s.size)
+	case pulled, extracting, extracted:
+		text += "  " + console.BytesText(s.size)
+	case failed:
+		text += ": " + s.err.Error()
+	}
+	return console.Printable(text)
+}
+
+// Bar implements console.Item.
+func (s status) Bar() string {
+	if s.phase != pulling {
+		return ""
+	}
+	return console.Bar(s.read, s.size)
+}
+
+// InFlight implements console.Item.
+func (s status) InFlight() bool { return s.phase.inFlight() }
+
 // current is the phase that the rest of the status amounts to.
 func (s *status) current() phase {
 	here := s.opened && s.read >= s.size
@@ -71,7 +97,7 @@ func (s *status) current() phase {
 
 // meter collects what the cache reports of the layers, and shows it.
 type meter struct {
-	view view
+	view console.View
 	stop chan struct{}
 	done sync.WaitGroup
 
@@ -81,7 +107,7 @@ type meter struct {
 }
 
 // newMeter begins to show the layers of an image. Close must be called.
-func newMeter(img *image, v view) *meter {
+func newMeter(img *image, v console.View) *meter {
 	m := &meter{view: v, layers: map[digest.Digest]*status{}, stop: make(chan struct{})}
 	numbers := map[digest.Digest][]string{}
 	for i, desc := range img.layers {
@@ -94,7 +120,7 @@ func newMeter(img *image, v view) *meter {
 	for d, n := range numbers {
 		m.layers[d].label = strings.Join(n, ",") + "/" + strconv.Itoa(len(img.layers))
 	}
-	if interval := v.interval(); interval > 0 {
+	if interval := v.Interval(); interval > 0 {
 		m.done.Go(func() { m.redraw(interval) })
 	}
 	return m
@@ -110,7 +136,7 @@ func (m *meter) redraw(interval time.Duration) {
 			return
 		case <-ticker.C:
 			m.mu.Lock()
-			m.view.show(m.inFlight())
+			m.view.Show(m.inFlight())
 			m.mu.Unlock()
 		}
 	}
@@ -122,12 +148,12 @@ func (m *meter) close() {
 	m.done.Wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.view.show(m.inFlight())
+	m.view.Show(m.inFlight())
 }
 
 // inFlight returns the layers that something is going on with, bottom first.
-func (m *meter) inFlight() []status {
-	var all []status
+func (m *meter) inFlight() []console.Item {
+	var all []console.Item
 	for _, d := range m.order {
 		if s := m.layers[d]; s.phase.inFlight() {
 			all = append(all, *s)
@@ -158,7 +184,7 @@ func (m *meter) update(d digest.Digest, change func(s *status)) {
 	before := s.phase
 	change(s)
 	if s.phase = s.current(); s.phase != before {
-		m.view.changed(*s, m.inFlight())
+		m.view.Changed(*s, m.inFlight())
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
+
+	"github.com/layercache/cache/examples/internal/console"
 )
 
 const blobText = "0123456789"
@@ -30,7 +32,7 @@ func (seekable) Close() error { return nil }
 func openBlob(ctx context.Context, t *testing.T, size int64, rc io.ReadCloser) (content.ReaderAt, *meter) {
 	t.Helper()
 	desc := ocispecs.Descriptor{Digest: digest.FromString(blobText), Size: size}
-	m := newMeter(&image{layers: []ocispecs.Descriptor{desc}}, newView(io.Discard, nil))
+	m := newMeter(&image{layers: []ocispecs.Descriptor{desc}}, console.NewView(io.Discard, nil))
 	t.Cleanup(m.close)
 	ra, err := provider{stream{rc: func() io.ReadCloser { return rc }}, m}.ReaderAt(ctx, desc)
 	require.NoError(t, err)

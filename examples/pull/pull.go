@@ -12,6 +12,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache"
+	"github.com/layercache/cache/examples/internal/console"
 	"github.com/layercache/cache/local"
 	"github.com/layercache/cache/session"
 	"github.com/layercache/cache/snapshot"
@@ -28,7 +29,7 @@ type settings struct {
 }
 
 // run puts the image into the cache and does with it what is asked for.
-func run(ctx context.Context, s settings, out *printer, v view) (err error) {
+func run(ctx context.Context, s settings, out *console.Printer, v console.View) (err error) {
 	src, err := newSource(s.source, s.plainHTTP)
 	if err != nil {
 		return err
@@ -50,9 +51,9 @@ func run(ctx context.Context, s settings, out *printer, v view) (err error) {
 		return err
 	}
 	defer func() { err = stderrors.Join(err, c.Close()) }()
-	out.printf("cache  %s (%s: %s)\n", printable(dir), c.Parts.SnapshotterName, c.Parts.SnapshotterReason)
-	out.printf("image  %s\n       %s, %s, %d layers, %s\n", printable(img.name), img.manifest.Digest,
-		printable(platforms.Format(img.platform)), len(img.layers), bytesText(img.size()))
+	out.Printf("cache  %s (%s: %s)\n", console.Printable(dir), c.Parts.SnapshotterName, c.Parts.SnapshotterReason)
+	out.Printf("image  %s\n       %s, %s, %d layers, %s\n", console.Printable(img.name), img.manifest.Digest,
+		console.Printable(platforms.Format(img.platform)), len(img.layers), console.BytesText(img.size()))
 
 	m := newMeter(img, v)
 	p := &pull{img: img, cache: c, out: out, meter: m}
@@ -68,7 +69,7 @@ func run(ctx context.Context, s settings, out *printer, v view) (err error) {
 type pull struct {
 	img   *image
 	cache *local.Cache
-	out   *printer
+	out   *console.Printer
 	meter *meter
 	// layers are refs to the image's layers, bottom first.
 	layers cache.RefList
@@ -135,11 +136,11 @@ func (p *pull) printLayers(ctx context.Context) error {
 		} else if err != nil {
 			return errors.Wrapf(err, "look for blob %s", desc.Digest)
 		}
-		p.out.printf("layer  %d/%d  %s  %s  %s  %s\n", i+1, len(p.img.layers), short(desc.Digest), state,
-			bytesText(desc.Size), compressionOf(desc))
+		p.out.Printf("layer  %d/%d  %s  %s  %s  %s\n", i+1, len(p.img.layers), console.Short(desc.Digest), state,
+			console.BytesText(desc.Size), compressionOf(desc))
 	}
-	p.out.printf("lazy   %d of %d layers have to be fetched when their files are wanted\n", lazy, len(p.img.layers))
-	return p.out.err
+	p.out.Printf("lazy   %d of %d layers have to be fetched when their files are wanted\n", lazy, len(p.img.layers))
+	return p.out.Err()
 }
 
 // compressionOf is the ending of a layer's media type.
@@ -155,7 +156,7 @@ func compressionOf(desc ocispecs.Descriptor) string {
 // report sums up what the run has done and what the cache holds now.
 func (p *pull) report(ctx context.Context) error {
 	fetched, unpacked, bytes := summarize(p.meter.all())
-	p.out.printf("done   %d blobs fetched (%s), %d extracted\n", fetched, bytesText(bytes), unpacked)
+	p.out.Printf("done   %d blobs fetched (%s), %d extracted\n", fetched, console.BytesText(bytes), unpacked)
 	records, err := p.cache.DiskUsage(ctx, usage.DiskUsageInfo{})
 	if err != nil {
 		return err
@@ -164,6 +165,6 @@ func (p *pull) report(ctx context.Context) error {
 	for _, r := range records {
 		total += r.Size
 	}
-	p.out.printf("cache  %d records, %s\n", len(records), bytesText(total))
-	return p.out.err
+	p.out.Printf("cache  %d records, %s\n", len(records), console.BytesText(total))
+	return p.out.Err()
 }

@@ -3,15 +3,13 @@ package main
 import (
 	"context"
 	"io"
-	"net/http"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes"
-	"github.com/containerd/containerd/v2/core/remotes/docker"
-	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/examples/internal/registries"
 )
 
 // registry is an image in a registry, which is asked without any credentials.
@@ -24,25 +22,13 @@ type registry struct {
 	err     error
 }
 
-// newRegistry completes a short name the usual way: "debian" is "docker.io/library/debian:latest".
+// newRegistry takes text for the name of an image.
 func newRegistry(text string, plainHTTP bool) (*registry, error) {
-	named, err := reference.ParseDockerRef(text)
+	ref, resolver, err := registries.Resolve(text, plainHTTP)
 	if err != nil {
-		return nil, errors.Wrapf(errdefs.ErrInvalidArgument, "%q is neither a directory nor the name of an image: %v", text, err)
+		return nil, errors.WithMessage(err, "no directory either")
 	}
-	match := docker.MatchLocalhost
-	if plainHTTP {
-		match = docker.MatchAllHosts
-	}
-	client := &http.Client{Transport: docker.DefaultHTTPTransport(nil)}
-	return &registry{ref: named.String(), resolver: docker.NewResolver(docker.ResolverOptions{
-		Hosts: docker.ConfigureDefaultRegistries(
-			docker.WithClient(client),
-			docker.WithPlainHTTP(match),
-			// It asks for the tokens that public registries give to anybody.
-			docker.WithAuthorizer(docker.NewDockerAuthorizer(docker.WithAuthClient(client))),
-		),
-	})}, nil
+	return &registry{ref: ref, resolver: resolver}, nil
 }
 
 func (r *registry) name() string { return r.ref }

@@ -14,6 +14,7 @@ import (
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 
+	"github.com/layercache/cache/examples/internal/console"
 	"github.com/layercache/cache/snapshot"
 )
 
@@ -117,9 +118,9 @@ func fakeImage(sizes ...int64) *image {
 }
 
 // manual is a view that is redrawn only when the test says so.
-type manual struct{ view }
+type manual struct{ console.View }
 
-func (manual) interval() time.Duration { return 0 }
+func (manual) Interval() time.Duration { return 0 }
 
 // transfer plays what the cache does to fetch a blob.
 func transfer(t testing.TB, m *meter, d digest.Digest, amounts ...int64) (end func(error)) {
@@ -151,7 +152,7 @@ func TestPlainLines(t *testing.T) {
 	var out bytes.Buffer
 	img := fakeImage(1500, 20, 999_960)
 	img.layers = append(img.layers, img.layers[1])
-	m := newMeter(img, newView(&out, nil))
+	m := newMeter(img, console.NewView(&out, nil))
 	one, two, three := img.layers[0].Digest, img.layers[1].Digest, img.layers[2].Digest
 	end := transfer(t, m, one, 700)
 	m.arrived(one, 1500)
@@ -191,12 +192,12 @@ layer 2,4/4  222222222222  extracted  20 B
 func TestScreen(t *testing.T) {
 	ft := newFakeTerminal(t, 80, 10)
 	img := fakeImage(1000, 2000, 3000)
-	m := newMeter(img, manual{newView(ft, ft.size)})
+	m := newMeter(img, manual{console.NewView(ft, ft.size)})
 	one, two, three := img.layers[0].Digest, img.layers[1].Digest, img.layers[2].Digest
 	endOne, endThree := transfer(t, m, one), transfer(t, m, three)
 	m.arrived(one, 500)
 	m.arrived(three, 2999)
-	m.view.show(m.inFlight())
+	m.view.Show(m.inFlight())
 	require.Equal(t, `layer 1/3  111111111111  pulling  500 B of 1.0 kB  [==========          ]
 layer 3/3  333333333333  pulling  3.0 kB of 3.0 kB  [=================== ]
 `, ft.text(), "one line each, in the order of the image")
@@ -206,7 +207,7 @@ layer 3/3  333333333333  pulling  3.0 kB of 3.0 kB  [=================== ]
 	endOne(nil)
 	extracted := extraction(t, m, one)
 	endTwo := transfer(t, m, two, 200)
-	m.view.show(m.inFlight())
+	m.view.Show(m.inFlight())
 	require.Equal(t, `layer 1/3  111111111111  extracting  1.0 kB
 layer 2/3  222222222222  pulling  200 B of 2.0 kB  [==                  ]
 layer 3/3  333333333333  pulling  3.0 kB of 3.0 kB  [=================== ]
@@ -239,7 +240,7 @@ func TestScreenSmallTerminal(t *testing.T) {
 			for i := range img.layers {
 				img.layers[i].Size = 100
 			}
-			m := newMeter(img, manual{newView(ft, ft.size)})
+			m := newMeter(img, manual{console.NewView(ft, ft.size)})
 			for _, desc := range img.layers {
 				transfer(t, m, desc.Digest, 100)(nil)
 			}
@@ -264,7 +265,7 @@ func TestScreenSmallTerminal(t *testing.T) {
 func TestScreenMoves(t *testing.T) {
 	pr, pw := io.Pipe()
 	img := fakeImage(1000)
-	m := newMeter(img, newView(pw, func() (int, int) { return 80, 24 }))
+	m := newMeter(img, console.NewView(pw, func() (int, int) { return 80, 24 }))
 	d := img.layers[0].Digest
 	lines := make(chan string)
 	go func() {
@@ -300,23 +301,8 @@ func TestViewOfClosedPipe(t *testing.T) {
 	pr, pw := io.Pipe()
 	require.NoError(t, pr.Close())
 	img := fakeImage(10)
-	m := newMeter(img, newView(pw, nil))
+	m := newMeter(img, console.NewView(pw, nil))
 	transfer(t, m, img.layers[0].Digest, 10)(nil)
 	m.close()
 	require.Equal(t, pulled, m.all()[0].phase)
-}
-
-func TestText(t *testing.T) {
-	for n, want := range map[int64]string{
-		0: "0 B", 999: "999 B", 1000: "1.0 kB", 1049: "1.0 kB", 999_949: "999.9 kB", 999_950: "1.0 MB",
-		1_500_000_000: "1.5 GB", 1<<63 - 1: "9.2 EB",
-	} {
-		require.Equal(t, want, bytesText(n))
-	}
-	for text, want := range map[string]string{
-		"plain": "plain", "ü 漢": "ü 漢", "a\nb": "a\nb", "\x1b[2J": `\x1b[2J`, "\xff": `\xff`, "say \"x\"\x00": `say "x"\x00`, "": "",
-	} {
-		require.Equal(t, want, printable(text))
-	}
-	require.Equal(t, `a\nb\r`, entryName("a\nb\r"))
 }

@@ -1,6 +1,6 @@
 //go:build unix
 
-package main
+package console
 
 import (
 	"os"
@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminalOf returns the size of the terminal that f is, or nil if it is none that can be drawn on.
-func terminalOf(f *os.File) terminal {
+// TerminalOf returns the size of the terminal that f is, or nil if it is none that can be drawn on.
+func TerminalOf(f *os.File) Terminal {
 	size := func() (columns, rows int, ok bool) {
 		ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 		if err != nil {

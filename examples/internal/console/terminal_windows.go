@@ -1,4 +1,4 @@
-package main
+package console
 
 import (
 	"os"
@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// terminalOf returns the size of the console that f is, or nil if it is none that can be drawn on.
-func terminalOf(f *os.File) terminal {
+// TerminalOf returns the size of the console that f is, or nil if it is none that can be drawn on.
+func TerminalOf(f *os.File) Terminal {
 	h := windows.Handle(f.Fd())
 	var mode uint32
 	if windows.GetConsoleMode(h, &mode) != nil {
