@@ -14,6 +14,8 @@ step_prepare() {
   need tar tar
   need mkfs.btrfs btrfs-progs # filesystems with reflinks, on loop devices
   need mkfs.xfs xfsprogs
+  need skopeo skopeo # other readers of what examples/export writes
+  need umoci umoci
   go version
   local tool
   for tool in testgate importcheck ruletable dropincheck; do
@@ -108,6 +110,7 @@ step_nobody() {
   fill_modcache "$nobody_modcache"
   quickstart as_nobody "$tree"
   pull as_nobody "$tree"
+  export_image as_nobody "$tree"
 }
 
 # fill_modcache DIR: the modules of the root go.mod, taken from root's module cache where it has them.
@@ -194,7 +197,28 @@ pull() {
   rm -rf "$data"
 }
 
-# Every example builds, and quickstart and pull do what they promise, as root.
+# export_image RUNNER DIR: the third example on a cache that quickstart filled: the records are listed, the last of them is exported twice, to
+# the same bytes, and pull finds in the layout what quickstart put into the cache.
+export_image() {
+  local runner=$1 tree=$2 data id n
+  data=$("$runner" "$tree" mktemp -d)
+  "$runner" "$tree" go run ./examples/quickstart -dir "$data/cache" >"$work/export.0"
+  "$runner" "$tree" go run ./examples/export -dir "$data/cache" >"$work/export.list"
+  n=$(grep -cE '^[^ ]+  layer ' "$work/export.list" || true)
+  [ "$n" -ge 3 ] || die "export lists $n layers, not the three of quickstart's image"
+  id=$(tail -n 1 "$work/export.list" | cut -d' ' -f1)
+  "$runner" "$tree" go run ./examples/export -dir "$data/cache" -record "$id" -compression zstd -force -o "$data/1" >"$work/export.1"
+  "$runner" "$tree" go run ./examples/export -dir "$data/cache" -record "$id" -compression zstd -force -o "$data/2" >"$work/export.2"
+  cat "$work/export.1"
+  [ "$(grep -cE '^layer +[0-9]+/3 .* zstd$' "$work/export.1" || true)" -eq 3 ] || die 'export did not write three zstd layers'
+  diff -r "$data/1" "$data/2" || die 'a second export differs'
+  "$runner" "$tree" go run ./examples/pull -cache "$data/second" -extract -list "$data/1" >"$work/export.3"
+  grep -qxE 'done +3 blobs fetched .* 3 extracted' "$work/export.3" || die 'pull did not take what export wrote'
+  grep -qE ' go\.mod$' "$work/export.3" || die 'the exported image lacks a file of quickstart'
+  rm -rf "$data"
+}
+
+# Every example builds, and quickstart, pull and export do what they promise, as root.
 step_examples() {
   local n
   n=$(go list ./examples/... | wc -l)
@@ -203,6 +227,7 @@ step_examples() {
   go build -o "$work/examples/" ./examples/...
   quickstart as_root "$PWD"
   pull as_root "$PWD"
+  export_image as_root "$PWD"
 }
 
 # Other systems: everything compiles, tests included (vet type-checks them).
