@@ -81,6 +81,49 @@ func TestLinks(t *testing.T) {
 	require.Equal(t, []string{"delete a", "delete b"}, changes(t, plain(lower), plain()))
 }
 
+// TestLinksToWhatWasThere: the names that a file had before are reported with a new one, with the directories that they are in; so are all names of a file
+// that changed. Where nothing of a file is new, nothing is reported, nor is a name that lies in another tree (spec DIF-6).
+func TestLinksToWhatWasThere(t *testing.T) {
+	old := []tree.Entry{
+		tree.File("a/b/c", "x", tree.Time(odd)), tree.Hardlink("a/b/d", "a/b/c"), tree.File("e/f", "y", tree.Time(odd)), tree.Hardlink("e/g", "e/f"), tree.Dir("m"),
+	}
+	lower := write(t, old...)
+	require.Empty(t, changes(t, plain(lower), plain(write(t, old...))))
+	upper := write(t, append(old, tree.Hardlink("m/n", "a/b/c"), tree.Hardlink("z", "a/b/c"))...)
+	require.Equal(t, []string{
+		"modify m", "add m/n", "modify a", "modify a/b", "unchanged a/b/c = m/n", "unchanged a/b/d = m/n", "add z = m/n",
+	}, changes(t, plain(lower), plain(upper)))
+	upper = write(t, append(old, tree.Hardlink("a/b/_", "a/b/c"), tree.Hardlink("e/_", "e/f"))...)
+	require.Equal(t, []string{
+		"modify a", "modify a/b", "add a/b/_", "unchanged a/b/c = a/b/_", "unchanged a/b/d = a/b/_",
+		"modify e", "add e/_", "unchanged e/f = e/_", "unchanged e/g = e/_",
+	}, changes(t, plain(lower), plain(upper)))
+	require.Equal(t, []string{"modify a", "modify a/b", "delete a/b/_", "modify e", "delete e/_"}, changes(t, plain(upper), plain(lower)))
+
+	// What a late directory and a late name are can still be asked.
+	lower = write(t, tree.Dir("d", tree.Mode(0o711)), tree.File("d/x", "x", tree.Time(odd)))
+	upper = write(t, tree.Dir("d", tree.Mode(0o711)), tree.File("d/x", "x", tree.Time(odd)), tree.Hardlink("e", "d/x"))
+	var modes []string
+	require.NoError(t, treediff.Walk(t.Context(), plain(lower), plain(upper), func(i treediff.Item) error {
+		st, err := i.Stat()
+		require.NoError(t, err)
+		capability, err := i.Capability()
+		require.NoError(t, err)
+		require.Empty(t, capability)
+		modes = append(modes, fmt.Sprintf("%s %o %d", i.Path, st.Mode, st.Size*int64(i.Type&unix.S_IFREG/unix.S_IFREG)))
+		return nil
+	}))
+	require.Equal(t, []string{"e 100644 1", "d 40711 0", "d/x 100644 1"}, modes)
+}
+
+// TestSockets: archives have none, so a directory is not listed for one; what it replaced stays. Its deletion is one (spec DIF-4).
+func TestSockets(t *testing.T) {
+	lower := write(t, tree.Dir("d"), tree.File("f", ""), tree.Dir("g/h"))
+	upper := write(t, tree.Dir("d"), tree.Socket("d/s"), tree.Socket("f"), tree.Dir("g/h"), tree.Socket("g/h/a"), tree.File("g/h/b", ""))
+	require.Equal(t, []string{"modify g", "modify g/h", "add g/h/b"}, changes(t, plain(lower), plain(upper)))
+	require.Equal(t, []string{"modify d", "delete d/s", "modify f", "modify g", "modify g/h", "delete g/h/a", "delete g/h/b"}, changes(t, plain(upper), plain(lower)))
+}
+
 // TestEqual: what makes two files equal (spec DIF-7).
 func TestEqual(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -201,9 +244,12 @@ func TestRedirect(t *testing.T) {
 		base, upper := write(t, tree.File("old/x", "x")), write(t, tree.Dir("new"))
 		need.Xattr(t, upper)
 		require.NoError(t, unix.Setxattr(filepath.Join(upper, "new"), attr, []byte("/old"), 0))
-		err := treediff.Walk(t.Context(), stack(base), stack(upper, base), func(treediff.Item) error { return nil })
-		require.True(t, errdefs.IsFailedPrecondition(err), "%v", err)
-		require.ErrorContains(t, err, attr)
+		for _, lower := range []treediff.Layers{stack(base), plain()} {
+			err := treediff.Walk(t.Context(), lower, stack(append([]string{upper}, lower.Dirs...)...), func(treediff.Item) error { return nil })
+			require.True(t, errdefs.IsFailedPrecondition(err), "%v", err)
+			require.ErrorContains(t, err, attr)
+		}
+		require.Equal(t, []string{"add new"}, changes(t, plain(), plain(upper)), "in a plain directory it is an attribute like any other")
 	}
 }
 

@@ -33,7 +33,7 @@ type archiver struct {
 
 // archive writes what upper has beside lower to w.
 func (d *Differ) archive(ctx context.Context, w io.Writer, latest *time.Time, lower, upper treediff.Layers) error {
-	a := &archiver{ctx: ctx, tw: tar.NewWriter(w), latest: latest, layout: &d.layout, buf: make([]byte, readBuffer)}
+	a := &archiver{ctx: ctx, tw: tar.NewWriter(w), latest: latest, layout: &d.layout, buf: make([]byte, readBuffer+1)}
 	for _, hdr := range d.layout.First {
 		if err := a.tw.WriteHeader(&hdr); err != nil {
 			return errors.Wrapf(err, "writing entry %q", hdr.Name)

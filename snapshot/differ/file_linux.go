@@ -42,8 +42,11 @@ func (a *archiver) content(fd int, size int64) error {
 		if a.ctx.Err() != nil {
 			return errors.WithStack(context.Cause(a.ctx))
 		}
-		// One byte more than there should be shows a file that has grown.
-		n, err := read(fd, a.buf[:min(int64(len(a.buf)), left+1)])
+		part := a.buf[:readBuffer]
+		if left <= readBuffer {
+			part = a.buf[:left+1] // one byte more than there should be shows a file that has grown
+		}
+		n, err := read(fd, part)
 		switch {
 		case err != nil:
 			return errors.Wrap(err, "reading")

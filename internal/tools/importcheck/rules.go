@@ -74,6 +74,12 @@ var rules = []rule{
 		except: []string{"./snapshot/snapshottest/...", "./snapshot/imagerefchecker"},
 	},
 	{
+		name:   "trees know no snapshots",
+		reason: "what walks, compares and merges directories serves merges, differs and tests alike; it is given directories and knows nothing of who keeps them",
+		from:   []string{"./internal/treediff", "./internal/treemerge", "./internal/overlaymounts"},
+		forbid: []string{".", "./snapshot/...", "./metadata/...", "./local/...", "github.com/containerd/containerd/v2/core/snapshots/..."},
+	},
+	{
 		name:   "BuildKit stays outside",
 		reason: "the library replaces BuildKit's cache; importing it would bring back the weight and the circle, so only the comparing modules may",
 		from:   []string{"./..."},
