@@ -28,6 +28,7 @@ func allRows() []row {
 		mergeRow(),
 		diffRow(),
 		cloneRow(),
+		blobRow(),
 		pullRow(),
 		heapRow(),
 	}

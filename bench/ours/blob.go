@@ -1,0 +1,35 @@
+package ours
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/pkg/labels"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/bench/image"
+	"github.com/layercache/cache/compression"
+	"github.com/layercache/cache/compression/codec"
+	"github.com/layercache/cache/remote"
+)
+
+// Blob makes the blob of a layer without parent, in the named compression, and returns it with its diff ID.
+func (c *Cache) Blob(ctx context.Context, layer image.Ref, kind string) (desc ocispecs.Descriptor, diffID string, err error) {
+	own, ok := layer.(ref)
+	if !ok {
+		return desc, "", errors.Errorf("a ref of another cache: %T", layer)
+	}
+	t, err := codec.Parse(kind)
+	if err != nil {
+		return desc, "", err
+	}
+	remotes, err := own.GetRemotes(ctx, true, remote.RefConfig{Compression: compression.Config{Type: t}}, false, nil)
+	if err != nil {
+		return desc, "", err
+	}
+	if len(remotes) != 1 || len(remotes[0].Descriptors) != 1 {
+		return desc, "", errors.Errorf("not one blob: %+v", remotes)
+	}
+	desc = remotes[0].Descriptors[0]
+	return desc, desc.Annotations[labels.LabelUncompressed], nil
+}
