@@ -10,7 +10,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layercache/cache"
+	"github.com/layercache/cache/compression"
+	"github.com/layercache/cache/compression/codec"
 	"github.com/layercache/cache/local"
+	"github.com/layercache/cache/remote"
 	"github.com/layercache/cache/usage"
 )
 
@@ -122,6 +125,18 @@ func ownImmutable(r cache.ImmutableRef) *ref {
 		handle:   r,
 		mount:    func(ctx context.Context, readonly bool) (mountable, error) { return r.Mount(ctx, readonly, nil) },
 		finalize: r.Finalize,
+		export: func(ctx context.Context, o exportOpt) ([]chain, error) {
+			kind, err := codec.Parse(o.kind)
+			if err != nil {
+				return nil, err
+			}
+			remotes, err := r.GetRemotes(ctx, o.create, remote.RefConfig{Compression: compression.Config{Type: kind, Force: o.force}}, o.all, nil)
+			var chains []chain
+			for _, rem := range remotes {
+				chains = append(chains, chain{rem.Descriptors, rem.Provider})
+			}
+			return chains, err
+		},
 	}
 }
 

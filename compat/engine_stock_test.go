@@ -18,11 +18,13 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/moby/buildkit/cache"
+	"github.com/moby/buildkit/cache/config"
 	"github.com/moby/buildkit/cache/metadata"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/snapshot"
 	ctdsnapshot "github.com/moby/buildkit/snapshot/containerd"
 	"github.com/moby/buildkit/snapshot/imagerefchecker"
+	"github.com/moby/buildkit/util/compression"
 	"github.com/moby/buildkit/util/leaseutil"
 	digest "github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
@@ -212,6 +214,18 @@ func stockImmutable(r cache.ImmutableRef) *ref {
 		handle:   r,
 		mount:    func(ctx context.Context, readonly bool) (mountable, error) { return r.Mount(ctx, readonly, nil) },
 		finalize: r.Finalize,
+		export: func(ctx context.Context, o exportOpt) ([]chain, error) {
+			kind, err := compression.Parse(o.kind)
+			if err != nil {
+				return nil, err
+			}
+			remotes, err := r.GetRemotes(ctx, o.create, config.RefConfig{Compression: compression.New(kind).SetForce(o.force)}, o.all, nil)
+			var chains []chain
+			for _, rem := range remotes {
+				chains = append(chains, chain{rem.Descriptors, rem.Provider})
+			}
+			return chains, err
+		},
 	}
 }
 

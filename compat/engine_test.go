@@ -4,8 +4,10 @@ import (
 	"context"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/mount"
 	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 
 	"github.com/layercache/cache/testutil/tree"
@@ -38,15 +40,29 @@ type handle interface {
 	SetCachePolicyRetain() error
 	GetExternal(string) ([]byte, error)
 	SetExternal(string, []byte) error
+	GetString(string) string
 	SetString(key, val, index string) error
 }
 
-// ref is a ref of either manager. finalize is nil for a mutable one, commit for an immutable one.
+// ref is a ref of either manager. finalize and export are nil for a mutable one, commit for an immutable one.
 type ref struct {
 	handle
 	mount    func(ctx context.Context, readonly bool) (mountable, error)
 	finalize func(context.Context) error
 	commit   func(context.Context) (*ref, error)
+	export   func(context.Context, exportOpt) ([]chain, error)
+}
+
+// exportOpt is in which form the blobs of a ref are wanted.
+type exportOpt struct {
+	kind               string
+	create, force, all bool
+}
+
+// chain is a list of blobs, bottom first, and where to read them.
+type chain struct {
+	blobs []ocispecs.Descriptor
+	from  content.Provider
 }
 
 type mountable interface {
