@@ -5,6 +5,7 @@ package treediff
 import (
 	"context"
 
+	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,8 @@ type Item struct {
 	// directories have it always.
 	Link string
 
-	dir *attrs // of a directory that is not open any more
+	dir  *attrs // of a directory that is not open any more
+	open *int   // the walker's descriptor of the file, closed if negative
 }
 
 // attrs is what remains known of a directory.
@@ -34,13 +36,35 @@ func (i *Item) Capability() ([]byte, error) {
 		return i.dir.capability, nil
 	case i.Sub != nil:
 		return Xattr(i.Sub.Upper.Fd(), attrCapability)
+	case i.open != nil && *i.open >= 0:
+		return Xattr(*i.open, attrCapability)
 	}
 	dirfd, name := i.At()
 	return XattrAt(dirfd, name, attrCapability)
 }
 
-// CapabilityOf is Capability for the item's file if that is open.
-func CapabilityOf(fd int) ([]byte, error) { return Xattr(fd, attrCapability) }
+// Open opens a regular file for reading, as OpenFd does, and for Capability as well. What is not the file that Stat described is errdefs'
+// "aborted". The descriptor is the walk's: it is good until fn returns.
+func (i *Item) Open() (fd int, err error) {
+	if *i.open >= 0 {
+		return *i.open, nil
+	}
+	st, err := i.Stat()
+	if err != nil {
+		return -1, err
+	}
+	if *i.open, err = OpenFd(i.At()); err != nil {
+		return -1, err
+	}
+	var now unix.Stat_t
+	if err := unix.Fstat(*i.open, &now); err != nil {
+		return -1, errors.Wrapf(err, "looking at %q", i.Name)
+	}
+	if now.Mode&unix.S_IFMT != unix.S_IFREG || now.Dev != st.Dev || now.Ino != st.Ino || now.Size != st.Size {
+		return -1, errors.Wrapf(errdefs.ErrAborted, "%q is not what it was a moment ago", i.Name)
+	}
+	return *i.open, nil
+}
 
 // Walk calls fn for each change between two trees in the order that archives have: names in order, each directory followed
 // by what is in it. The root is never part of it. Directories in which something changed come before it, as modified if
@@ -57,7 +81,7 @@ func Walk(ctx context.Context, lower, upper Layers, fn func(Item) error) error {
 		return err
 	}
 	defer root.Close()
-	w := walker{ctx: ctx, fn: fn, seen: map[inode]string{}, unchanged: map[inode][]place{}}
+	w := walker{ctx: ctx, fn: fn, seen: map[inode]string{}, unchanged: map[inode][]place{}, open: -1}
 	return w.dir(&step{pair: root, reported: true})
 }
 
@@ -75,6 +99,8 @@ type walker struct {
 	// seen is where files of several names were reported, and unchanged where such were passed by.
 	seen      map[inode]string
 	unchanged map[inode][]place
+	// open is the item's descriptor.
+	open int
 	// blamed says that the error that ends the walk names its place.
 	blamed bool
 }
@@ -156,10 +182,11 @@ func (w *walker) file(c *Change, in *step) error {
 	if c.Type == unix.S_IFSOCK {
 		return nil
 	}
-	i := Item{Change: *c, Path: in.join(c.Name)}
+	defer w.close()
+	i := Item{Change: *c, Path: in.join(c.Name), open: &w.open}
 	var earlier []place
 	if c.Kind != Delete {
-		st, err := c.Stat()
+		st, err := w.look(c)
 		if err != nil {
 			return err
 		}
@@ -187,11 +214,37 @@ func (w *walker) file(c *Change, in *step) error {
 		if err := w.report(p.dir); err != nil {
 			return err
 		}
-		link := Item{Change: *c, Path: p.dir.join(p.name), Link: i.Path} // the same file: where it lies does not matter
+		link := Item{Change: *c, Path: p.dir.join(p.name), Link: i.Path, open: &w.open} // the same file: where it lies does not matter
 		link.Kind, link.Name = Unchanged, p.name
 		if err := w.fn(link); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// look describes a file. A regular one that nobody has looked at yet is opened: it will be read most likely, and then that is a system call
+// less.
+func (w *walker) look(c *Change) (*unix.Stat_t, error) {
+	if c.Type != unix.S_IFREG || c.upper.st != nil {
+		return c.Stat()
+	}
+	fd, err := OpenFd(c.At())
+	if err != nil {
+		return c.Stat() // it may be one that needs not be read
+	}
+	w.open = fd
+	st := new(unix.Stat_t)
+	if err := unix.Fstat(fd, st); err != nil {
+		return nil, errors.Wrapf(err, "looking at %q", c.Name)
+	}
+	c.upper.st = st
+	return st, nil
+}
+
+func (w *walker) close() {
+	if w.open >= 0 {
+		_ = unix.Close(w.open) // read only
+		w.open = -1
+	}
 }

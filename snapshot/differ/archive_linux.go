@@ -52,12 +52,12 @@ func (a *archiver) item(i treediff.Item) error {
 		// Without a format, as containerd has it: most are of the shortest.
 		return a.header(&tar.Header{Typeflag: tar.TypeReg, Name: dir + whiteoutPrefix + base, ModTime: time.Unix(0, 0)})
 	}
-	hdr, st, err := a.describe(&i)
+	hdr, err := a.describe(&i)
 	if err != nil {
 		return errors.WithMessagef(err, "file %q", i.Name)
 	}
 	if hdr.Typeflag == tar.TypeReg && hdr.Size > 0 {
-		return errors.WithMessagef(a.file(&i, hdr, st), "file %q", i.Name)
+		return errors.WithMessagef(a.file(&i, hdr), "file %q", i.Name)
 	}
 	capability, err := i.Capability()
 	if err != nil {
@@ -75,10 +75,10 @@ func (a *archiver) header(hdr *tar.Header) error {
 }
 
 // describe makes the entry of a file, but for its capability.
-func (a *archiver) describe(i *treediff.Item) (*tar.Header, *unix.Stat_t, error) {
+func (a *archiver) describe(i *treediff.Item) (*tar.Header, error) {
 	st, err := i.Stat()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	mtime := time.Unix(st.Mtim.Unix())
 	if a.latest != nil && mtime.After(*a.latest) {
@@ -101,7 +101,7 @@ func (a *archiver) describe(i *treediff.Item) (*tar.Header, *unix.Stat_t, error)
 		hdr.Typeflag = tar.TypeSymlink
 		if i.Link == "" {
 			if hdr.Linkname, err = treediff.Readlink(i.At()); err != nil {
-				return nil, nil, err
+				return nil, err
 			}
 		}
 	case unix.S_IFIFO:
@@ -113,12 +113,12 @@ func (a *archiver) describe(i *treediff.Item) (*tar.Header, *unix.Stat_t, error)
 		hdr.Typeflag = tar.TypeBlock
 		hdr.Devmajor, hdr.Devminor = int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
 	default:
-		return nil, nil, errors.Wrapf(errdefs.ErrNotImplemented, "a file of the unknown mode %o", st.Mode)
+		return nil, errors.Wrapf(errdefs.ErrNotImplemented, "a file of the unknown mode %o", st.Mode)
 	}
 	if i.Link != "" {
 		hdr.Typeflag, hdr.Linkname, hdr.Size = tar.TypeLink, i.Link, 0
 	}
-	return hdr, st, nil
+	return hdr, nil
 }
 
 func setCapability(hdr *tar.Header, capability []byte) {

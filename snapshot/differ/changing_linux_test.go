@@ -34,7 +34,9 @@ func TestReplacedFile(t *testing.T) {
 			require.NoError(t, err)
 			defer keep.Close()
 			a := &archiver{ctx: t.Context(), tw: tar.NewWriter(io.Discard), layout: &Layout{}, buf: make([]byte, readBuffer+1)}
-			err = treediff.Walk(t.Context(), treediff.Layers{}, treediff.Layers{Dirs: []string{dir}}, func(i treediff.Item) error {
+			below := t.TempDir() // with another file of that name, which makes the walk look at ours before it opens it
+			require.NoError(t, os.WriteFile(filepath.Join(below, "f"), []byte("below"), 0o600))
+			err = treediff.Walk(t.Context(), treediff.Layers{Dirs: []string{below}}, treediff.Layers{Dirs: []string{dir}}, func(i treediff.Item) error {
 				if err := os.Remove(path); err != nil {
 					return err
 				}

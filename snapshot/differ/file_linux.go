@@ -12,20 +12,12 @@ import (
 )
 
 // file writes the entry of a regular file and its content.
-func (a *archiver) file(i *treediff.Item, hdr *tar.Header, st *unix.Stat_t) error {
-	fd, err := treediff.OpenFd(i.At())
+func (a *archiver) file(i *treediff.Item, hdr *tar.Header) error {
+	fd, err := i.Open()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = unix.Close(fd) }() // read only
-	var now unix.Stat_t
-	if err := unix.Fstat(fd, &now); err != nil {
-		return errors.Wrap(err, "looking at the open file")
-	}
-	if now.Mode&unix.S_IFMT != unix.S_IFREG || now.Dev != st.Dev || now.Ino != st.Ino || now.Size != st.Size {
-		return changed("it is not what it was a moment ago")
-	}
-	capability, err := treediff.CapabilityOf(fd)
+	capability, err := i.Capability()
 	if err != nil {
 		return err
 	}
@@ -33,7 +25,7 @@ func (a *archiver) file(i *treediff.Item, hdr *tar.Header, st *unix.Stat_t) erro
 	if err := a.header(hdr); err != nil {
 		return err
 	}
-	return a.content(fd, st.Size)
+	return a.content(fd, hdr.Size)
 }
 
 // content writes size bytes of the open file. One that has more or less by now is an error: the archive says already how many there are.
