@@ -122,9 +122,13 @@ func (p *packJob) untilAvailable(ctx context.Context, compare comparer, lower, u
 	}
 }
 
-// device returns the block device that holds the layer, "" if there is none (spec BLOB-5.4).
+// device returns the block device that holds the layer, "" if there is none (spec BLOB-5.4). A diff is packed without
+// being extracted, so it may have no snapshot.
 func (p *packJob) device(ctx context.Context) (string, error) {
 	info, err := p.m.opt.Snapshotter.Stat(ctx, p.st.ImmSnapshot)
+	if errdefs.IsNotFound(err) {
+		return "", nil
+	}
 	if err != nil {
 		return "", errors.Wrapf(err, "looking for snapshot %q", p.st.ImmSnapshot)
 	}
