@@ -36,6 +36,12 @@ func (f *front) publish(t testing.TB, img *image) *remoteImage {
 func (f *front) publishAs(t testing.TB, repo string, img *image) *remoteImage {
 	t.Helper()
 	push(t, repo, img)
+	return f.resolve(t, repo)
+}
+
+// resolve reads an image's documents through the proxy.
+func (f *front) resolve(t testing.TB, repo string) *remoteImage {
+	t.Helper()
 	ctx := context.Background()
 	resolver := newResolver(t)
 	name, desc, err := resolver.Resolve(ctx, f.host+"/"+repo+":latest")
