@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"slices"
 
 	digest "github.com/opencontainers/go-digest"
 	"github.com/pkg/errors"
@@ -93,10 +94,15 @@ func (m *manager) storeChains(ctx context.Context, rec *graph.Record) error {
 	if len(todo) == 0 {
 		return nil
 	}
+	leave, err := m.enterNames(ctx, todo)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	err := m.store.Write(func(w *metadata.Writer) error {
+	err = m.store.Write(func(w *metadata.Writer) error {
 		for _, r := range todo {
 			row, err := w.Row(m.g.ImmutableID(r))
 			if err != nil {
@@ -116,4 +122,29 @@ func (m *manager) storeChains(ctx context.Context, rec *graph.Record) error {
 		m.g.SetAddress(r, a.known[r].chain.String(), a.known[r].blobChain.String())
 	}
 	return nil
+}
+
+// enterNames enters the slots of those who write to the rows of records, in which Check and Repair compare rows with memory. All who take several
+// do so in order.
+func (m *manager) enterNames(ctx context.Context, recs []*graph.Record) (leave func(), err error) {
+	names := make([]string, len(recs))
+	for i, r := range recs {
+		names[i] = m.g.ImmutableID(r)
+	}
+	slices.Sort(names)
+	var leaves []func()
+	leave = func() {
+		for _, l := range leaves {
+			l()
+		}
+	}
+	for _, name := range names {
+		l, err := m.metaSlots.Enter(ctx, name)
+		if err != nil {
+			leave()
+			return nil, err
+		}
+		leaves = append(leaves, l)
+	}
+	return leave, nil
 }
