@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -128,6 +129,46 @@ func (e *evidence) blob(ctx context.Context, dgst string) (*content.Info, error)
 		return &info, nil
 	}
 	return nil, notFoundIsNil(err, "looking for blob %s", dgst)
+}
+
+// variantsKept tells whether the lease on variants of any record lists a blob or one that it is linked to, which keeps them all.
+func (e *evidence) variantsKept(ctx context.Context, dgst string) (bool, error) {
+	linked := map[string]bool{dgst: true}
+	for stack := []string{dgst}; len(stack) > 0; {
+		info, err := e.blob(ctx, stack[len(stack)-1])
+		if err != nil {
+			return false, err
+		}
+		stack = stack[:len(stack)-1]
+		if info == nil {
+			continue
+		}
+		for label, to := range info.Labels {
+			if strings.HasPrefix(label, labelBlobRef) && !linked[to] {
+				linked[to] = true
+				stack = append(stack, to)
+			}
+		}
+	}
+	ls, err := e.m.opt.LeaseManager.List(ctx)
+	if err != nil {
+		return false, errors.Wrap(err, "listing leases")
+	}
+	for _, l := range ls {
+		if !strings.HasSuffix(l.ID, variantsSuffix) {
+			continue
+		}
+		rs, err := e.resources(ctx, l.ID)
+		if err != nil {
+			return false, err
+		}
+		for _, r := range rs {
+			if linked[r.ID] && r.Type == contentResource("").Type {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 // isDigest tells whether a blob may have the name at all; rows may hold anything.

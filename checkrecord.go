@@ -347,6 +347,9 @@ func (j *judgement) blob(ctx context.Context) error {
 	if err != nil || l != nil {
 		return err
 	}
+	if kept, err := j.e.variantsKept(ctx, imm.Blob.Digest); err != nil || kept {
+		return err
+	}
 	create := func(ctx context.Context) error {
 		return j.m.transact(ctx, func(ctx context.Context) error { return j.m.leaseVariant(ctx, imm.ID, imm.Blob.Digest) })
 	}

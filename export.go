@@ -233,6 +233,9 @@ func (x *export) combinations(ctx context.Context, layers []exported) ([][]ocisp
 	if !top.local {
 		return nil, nil
 	}
+	if err := x.m.keepVariants(ctx, &top.own); err != nil {
+		return nil, err
+	}
 	last, err := x.m.findVariant(ctx, top.desc, x.cfg.Compression.Type)
 	if errors.Is(err, errNoVariant) {
 		return nil, nil
@@ -245,6 +248,9 @@ func (x *export) combinations(ctx context.Context, layers []exported) ([][]ocisp
 		choices[i] = []ocispecs.Descriptor{l.desc}
 		if !l.local {
 			continue
+		}
+		if err := x.m.keepVariants(ctx, &l.own); err != nil {
+			return nil, err
 		}
 		variants, err := x.m.variantsOf(ctx, l.desc.Digest)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -107,6 +108,35 @@ func (m *manager) findVariant(ctx context.Context, desc ocispecs.Descriptor, kin
 	return ocispecs.Descriptor{}, errNoVariant
 }
 
+// keepVariants has the record's lease on variants keep those that a record's local blob is linked to. A lease of another record's may have been
+// all that kept them: of the one that made them, or whose blob this one is (scenario S-19). Whoever hands variants out calls this before he looks for
+// them, so that they are there for as long as the record is.
+func (m *manager) keepVariants(ctx context.Context, c *graph.Candidate) error {
+	info, err := m.opt.ContentStore.Info(ctx, digest.Digest(c.Blob.Digest))
+	if err != nil {
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		return errors.Wrapf(err, "looking for blob %s", c.Blob.Digest)
+	}
+	linked := false
+	for label, d := range info.Labels {
+		linked = linked || strings.HasPrefix(label, labelBlobRef) && d != c.Blob.Digest
+	}
+	if !linked {
+		return nil
+	}
+	// The links go both ways, so that any of them keeps them all.
+	held, err := m.opt.LeaseManager.ListResources(ctx, leases.Lease{ID: c.ID + variantsSuffix})
+	if err != nil && !errdefs.IsNotFound(err) {
+		return errors.Wrapf(err, "listing the resources of lease %q", c.ID+variantsSuffix)
+	}
+	if len(held) > 0 {
+		return nil
+	}
+	return m.transact(ctx, func(ctx context.Context) error { return m.leaseVariant(ctx, c.ID, c.Blob.Digest) })
+}
+
 // variantKey is what calls of ensureCompression share an execution by.
 type variantKey struct {
 	rec  *graph.Record
@@ -156,6 +186,9 @@ func (m *manager) convert(ctx context.Context, rec *graph.Record, cfg compressio
 			return err
 		}
 		local = true
+	}
+	if err := m.keepVariants(ctx, &c); err != nil {
+		return err
 	}
 	if _, err := m.findVariant(ctx, desc, cfg.Type); !errors.Is(err, errNoVariant) {
 		return err
