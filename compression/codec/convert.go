@@ -82,19 +82,21 @@ func Convert(ctx context.Context, cs content.Store, desc ocispecs.Descriptor, cf
 	}
 	// The reference is nobody else's: what another conversion writes may be of another level.
 	ref := "convert-" + desc.Digest.String() + "-" + cfg.Type.String() + "-" + rand.Text()
-	w, err := content.OpenWriter(ctx, cs, content.WithRef(ref))
-	if err != nil {
-		return ocispecs.Descriptor{}, errors.Wrap(err, "opening the new blob")
-	}
 	defer func() {
-		if cerr := w.Close(); cerr != nil {
-			log.G(ctx).WithError(cerr).Debug("closing a converted blob")
-		}
 		if err == nil {
 			return
 		}
 		if aerr := cs.Abort(context.WithoutCancel(ctx), ref); aerr != nil && !errdefs.IsNotFound(aerr) {
 			log.G(ctx).WithError(aerr).Warn("layer cache: what a conversion wrote is left")
+		}
+	}()
+	w, err := content.OpenWriter(ctx, cs, content.WithRef(ref))
+	if err != nil { // which need not mean that it was not opened: the answer may have got lost
+		return ocispecs.Descriptor{}, errors.Wrap(err, "opening the new blob")
+	}
+	defer func() {
+		if cerr := w.Close(); cerr != nil {
+			log.G(ctx).WithError(cerr).Debug("closing a converted blob")
 		}
 	}()
 	compress, finalize := cfg.Type.Compress(ctx, cfg)
