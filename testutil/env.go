@@ -4,6 +4,7 @@ import (
 	"context"
 	stderrors "errors"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -23,6 +24,8 @@ import (
 	"github.com/layercache/cache/metadata"
 	"github.com/layercache/cache/snapshot"
 	"github.com/layercache/cache/snapshot/apply"
+	"github.com/layercache/cache/snapshot/differ"
+	"github.com/layercache/cache/snapshot/winlayers"
 	"github.com/layercache/cache/testutil/double"
 	"github.com/layercache/cache/testutil/fault"
 	"github.com/layercache/cache/testutil/need"
@@ -295,6 +298,9 @@ func (e *Env) addFaults(opt *cache.ManagerOpt) {
 		opt.Applier = f.Applier(opt.Applier)
 	}
 	if opt.Differ != nil {
+		if runtime.GOOS == "linux" { // that of package local, on the store with fault points
+			opt.Differ = winlayers.NewComparer(opt.ContentStore, differ.New(opt.ContentStore))
+		}
 		opt.Differ = f.Differ(opt.Differ)
 	}
 	if tx := opt.Transactions; tx != nil {
