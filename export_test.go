@@ -30,9 +30,17 @@ func SetPoolUnmount(m Manager, unmount func(dir string, detach bool) error) (res
 	return func() { sys.unmount = before }
 }
 
+// Exporters counts who waits for a blob to be made.
+func Exporters(m Manager) int {
+	own := m.(*manager) //nolint:errcheck,forcetypeassert // a panic is what a wrong type deserves
+	return own.packs.Waiting() + own.conversions.Waiting()
+}
+
 // Quiesce waits for work that goes on though nobody waits for it any more. Nothing may begin meanwhile.
 func Quiesce(m Manager) {
 	own := m.(*manager) //nolint:errcheck,forcetypeassert // a panic is what a wrong type deserves
+	own.conversions.Wait()
+	own.packs.Wait()
 	own.listings.Wait()
 	own.extractions.Wait()
 	own.pulls.Wait()

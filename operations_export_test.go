@@ -182,4 +182,3 @@ func exportState(was, is map[string]string) (state string) {
 	}
 	return state
 }
-

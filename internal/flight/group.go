@@ -105,6 +105,16 @@ func (g *Group[K, V]) wait(ctx context.Context, key K, c *call[V]) (V, error) {
 	return zero, context.Cause(ctx)
 }
 
+// Waiting returns how many callers wait for results at this moment. It is for tests.
+func (g *Group[K, V]) Waiting() (n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range g.calls {
+		n += c.waiting
+	}
+	return n
+}
+
 // Wait returns when no execution is running. No Do may begin meanwhile.
 func (g *Group[K, V]) Wait() { g.wg.Wait() }
 
