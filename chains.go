@@ -60,11 +60,12 @@ func (a *addresses) of(rec *graph.Record) address {
 }
 
 func (a *addresses) fold(on address, layers []*graph.Record) address {
-	ok := true
 	for _, l := range layers {
-		if on, ok = on.with(a.g.LayerID(l)); !ok {
+		next, ok := on.with(a.g.LayerID(l))
+		if !ok {
 			return address{}
 		}
+		on = next
 	}
 	return on
 }

@@ -120,7 +120,7 @@ func TestExportAfterClose(t *testing.T) { // spec MGR-42
 	require.ErrorIs(t, err, cache.ErrClosed)
 	_, err = got.Provider.ReaderAt(ctx, desc)
 	require.ErrorIs(t, err, cache.ErrClosed)
-	require.ErrorIs(t, got.Provider.(cache.Unlazier).Unlazy(ctx), cache.ErrClosed)
+	require.ErrorIs(t, tryUnlazy(t, got), cache.ErrClosed)
 	require.Zero(t, r.opened(desc.Digest))
 	require.NoError(t, ref.Release(ctx))
 	env.Open()

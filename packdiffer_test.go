@@ -163,8 +163,12 @@ func TestWhoPacks(t *testing.T) { // spec BLOB-5, COMP-1
 			cfg   remote.RefConfig
 			asked int
 		}{
-			{as(codec.Gzip), asked}, {remote.RefConfig{}, asked}, {as(codec.Uncompressed), asked},
-			{as(codec.Zstd), 0}, {as(codec.EStargz), 0}, {remote.RefConfig{Compression: level}, 0},
+			{as(codec.Gzip), asked},
+			{remote.RefConfig{}, asked},
+			{as(codec.Uncompressed), asked},
+			{as(codec.Zstd), 0},
+			{as(codec.EStargz), 0},
+			{remote.RefConfig{Compression: level}, 0},
 		} {
 			top = built(t, env, top, dated("f"+string(rune('a'+i)), "x"))
 			refs = append(refs, top)

@@ -43,10 +43,12 @@ func TestWindowsLayers(t *testing.T) { // spec BLOB-5, BLOB-11, quirk Q48
 		}{
 			{windows, []any{"windows"}},
 			{onWindows, []any{"windows"}},
-			{linux, nil}, {onLinux, nil},
+			{linux, nil},
+			{onLinux, nil},
 			{merge, nil}, // all of its layers have blobs by now
 			{onMerge, []any{"windows"}},
-			{upper, []any{"windows"}}, {upperMerge, []any{"windows"}},
+			{upper, []any{"windows"}},
+			{upperMerge, []any{"windows"}},
 			{lower, nil},
 		} {
 			got := export(t, c.ref, as(codec.Zstd)) // which the library packs itself otherwise
