@@ -23,7 +23,8 @@ var (
 	// Gzip is what every registry and engine reads, and the default.
 	Gzip compression.Type = gzipType{}
 	// EStargz is gzip with an index at its end, by which files can be fetched one at a time. Whatever reads gzip
-	// reads it, and sees the index as one more file; what this package reads is the archive without.
+	// reads it; the index comes after the end of the archive, so that few who unpack it see one more file, though it counts for the diff ID.
+	// What this package reads is the archive without.
 	EStargz compression.Type = estargzType{}
 	// Zstd is faster and smaller than gzip. Engines before about 2021 do not read it.
 	Zstd compression.Type = zstdType{}
