@@ -6,9 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache"
+	"github.com/layercache/cache/compression"
+	"github.com/layercache/cache/compression/codec"
 	"github.com/layercache/cache/testutil"
 )
 
@@ -56,7 +59,9 @@ func (s *stress) layers(rng *rand.Rand) (err error) {
 }
 
 func (s *stress) useLayer(ctx context.Context, rng *rand.Rand, ref cache.ImmutableRef) error {
-	switch rng.IntN(5) {
+	switch rng.IntN(7) {
+	case 5, 6:
+		return s.export(ctx, rng, ref)
 	case 0:
 		return ref.Extract(ctx, nil)
 	case 1:
@@ -73,4 +78,20 @@ func (s *stress) useLayer(ctx context.Context, rng *rand.Rand, ref cache.Immutab
 		return s.write(rng, mut)
 	}
 	return nil
+}
+
+// export gets the blobs of a record in one form or another and reads them. It is all one whether it has any.
+func (s *stress) export(ctx context.Context, rng *rand.Rand, ref cache.ImmutableRef) error {
+	kinds := []compression.Type{codec.Gzip, codec.Zstd, codec.Uncompressed, codec.EStargz}
+	cfg := as(kinds[rng.IntN(len(kinds))])
+	cfg.Compression.Force = rng.IntN(3) == 0
+	create, all := rng.IntN(4) > 0, rng.IntN(4) == 0
+	remotes, err := ref.GetRemotes(ctx, create, cfg, all, nil)
+	if !create && (errors.Is(err, cache.ErrNoBlobs) || cfg.Compression.Force && errdefs.IsNotFound(err)) {
+		return nil
+	}
+	if err != nil {
+		return errors.Wrap(err, "exporting")
+	}
+	return errors.Wrap(readAll(ctx, remotes[rng.IntN(len(remotes))]), "reading what was exported")
 }

@@ -405,6 +405,11 @@ func (s *stress) write(rng *rand.Rand, mut cache.MutableRef) error {
 
 func (s *stress) use(rng *rand.Rand, ref cache.ImmutableRef) error {
 	clone := ref.Clone()
+	if rng.IntN(6) == 0 {
+		if err := s.export(ctx, rng, clone); err != nil {
+			return err
+		}
+	}
 	var wg sync.WaitGroup
 	var errs [3]error
 	wg.Go(func() { errs[0] = clone.Finalize(ctx) })
