@@ -16,7 +16,7 @@ func TestCapabilities(t *testing.T) {
 		"overlayfs":      {HardlinkMerge: true, OverlayBased: true, Rebase: true},
 		"fuse-overlayfs": {NeverOverlayDiff: true},
 		"stargz":         {OverlayBased: true, RemoteSnapshots: true, SessionLabels: true, TOCIdentity: true},
-		"overlaybd":      {RemoteSnapshots: true, WritableLabel: true, ExtractLabel: true},
+		"overlaybd":      {RemoteSnapshots: true, WritableLabel: true, ExtractLabel: true, DeviceCommit: true},
 		"":               {},
 		"btrfs":          {},
 		"OverlayFS":      {},
