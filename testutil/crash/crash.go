@@ -128,6 +128,7 @@ func Run(t testing.TB, job Job) [][]byte {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err = cmd.Run()
+	require.NoError(t, unmountBelow(tmp)) // the child may have died with a tree mounted there
 	require.NoError(t, ctx.Err(), "the child hangs:\n%s", out.String())
 	var exit *exec.ExitError
 	require.ErrorAs(t, err, &exit, "the child came to a good end:\n%s", out.String())
