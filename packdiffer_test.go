@@ -33,7 +33,7 @@ type scriptedDiffer struct {
 	configs  []diff.Config
 	contexts []any
 	// before, if set, is asked by the number of the call, from 1.
-	before func(n int) error
+	before func(ctx context.Context, n int) error
 	// after, if set, changes what is returned.
 	after func(ctx context.Context, desc ocispecs.Descriptor) (ocispecs.Descriptor, error)
 }
@@ -52,7 +52,7 @@ func (d *scriptedDiffer) Compare(ctx context.Context, lower, upper []mount.Mount
 	n, before, after := len(d.configs), d.before, d.after
 	d.mu.Unlock()
 	if before != nil {
-		if err := before(n); err != nil {
+		if err := before(ctx, n); err != nil {
 			return ocispecs.Descriptor{}, err
 		}
 	}
@@ -113,7 +113,7 @@ func TestUnavailableDiffer(t *testing.T) { // scenario S-35, spec BLOB-6, COMP-1
 		ref := built(t, env, nil, dated("f", "x"))
 		compressors := 0
 		kind := countedType{codec.Gzip, &compressors}
-		d.before = func(int) error { return errdefs.ErrPermissionDenied }
+		d.before = func(context.Context, int) error { return errdefs.ErrPermissionDenied }
 		_, err := ref.GetRemotes(ctx, true, as(kind), false, nil)
 		require.ErrorIs(t, err, errdefs.ErrPermissionDenied)
 		require.Equal(t, [2]int{1, 1}, [2]int{d.calls(), compressors})
@@ -122,7 +122,11 @@ func TestUnavailableDiffer(t *testing.T) { // scenario S-35, spec BLOB-6, COMP-1
 		require.Equal(t, [2]string{ref.ID(), "packing"}, [2]string{layer.Record, layer.Action})
 
 		ending, cancel := context.WithCancel(ctx)
-		d.before = func(int) error { cancel(); return errdefs.ErrUnavailable }
+		d.before = func(ctx context.Context, _ int) error {
+			cancel()
+			<-ctx.Done() // some time later, when the caller has noticed
+			return errdefs.ErrUnavailable
+		}
 		_, err = ref.GetRemotes(ending, true, as(kind), false, nil)
 		require.Error(t, err)
 		cache.Quiesce(env.Manager)
@@ -130,7 +134,7 @@ func TestUnavailableDiffer(t *testing.T) { // scenario S-35, spec BLOB-6, COMP-1
 		require.Empty(t, blobNames(t, env))
 		require.Empty(t, ref.GetString("cache.blob"))
 
-		d.before = func(n int) error {
+		d.before = func(_ context.Context, n int) error {
 			if n < 3 {
 				return errdefs.ErrUnavailable
 			}
