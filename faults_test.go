@@ -61,7 +61,7 @@ func stepOf(t *testing.T, op operation) int {
 	if os.Getenv("LAYERCACHE_SWEEP") == "full" || !op.blob {
 		return 1
 	}
-	return 13
+	return 29
 }
 
 // seedOf is a number that each test has its own of, so that sweeps of one operation do not all try the same points.
