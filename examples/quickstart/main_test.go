@@ -81,7 +81,7 @@ func TestSecondRunHits(t *testing.T) {
 	files := countFiles(t, dir)
 	out = quickstart(t, args...)
 	require.Equal(t, "hit hit hit", results(out), out)
-	require.Equal(t, files, countFiles(t, dir), "nothing is copied")
+	require.LessOrEqual(t, countFiles(t, dir), files, "nothing is copied; what the first run left may be collected")
 
 	changed := filepath.Join(src, "sub", "b.sh")
 	before, err := os.ReadFile(changed)
