@@ -47,10 +47,10 @@ func (o *oracle) candidates() (out []int) {
 }
 
 // rank sorts the candidates by a key and numbers its distinct values, 0 having 1 and the first other one 2.
-func rank(candidates []int, key func(int) int64) (of map[int]int64, top int64) {
+func (o *oracle) rank(candidates []int, key func(int) int64) (of []int64, top int64) {
 	sorted := slices.Clone(candidates)
 	slices.SortFunc(sorted, func(a, b int) int { return cmp.Compare(key(a), key(b)) })
-	of = map[int]int64{}
+	of = make([]int64, len(o.items))
 	last, top := int64(0), int64(1)
 	for _, i := range sorted {
 		if k := key(i); k != last {
@@ -64,8 +64,8 @@ func rank(candidates []int, key func(int) int64) (of map[int]int64, top int64) {
 func (o *oracle) lowest(candidates []int) int {
 	time := func(i int) int64 { return o.items[i].LastUsed }
 	count := func(i int) int64 { return o.items[i].Count }
-	timeRank, maxTime := rank(candidates, time)
-	countRank, maxCount := rank(candidates, count)
+	timeRank, maxTime := o.rank(candidates, time)
+	countRank, maxCount := o.rank(candidates, count)
 	score := func(i int) float64 { return float64(timeRank[i]*maxCount + countRank[i]*maxTime) } // small, so exact
 	if o.scores != nil {
 		score = func(i int) float64 { return o.scores[i] }
@@ -83,18 +83,18 @@ func (o *oracle) lowest(candidates []int) int {
 
 // space adds up the objects that an item still has, and those of them that no shared item ever had.
 func (o *oracle) space() (counted, all int64) {
-	for obj, size := range o.sizes {
-		owned, shared := false, false
-		for i := range o.items {
-			if slices.Contains(o.items[i].Objects, obj) {
-				owned = owned || !o.gone[i]
-				shared = shared || o.items[i].Shared
-			}
+	owned, shared := make([]bool, len(o.sizes)), make([]bool, len(o.sizes))
+	for i := range o.items {
+		for _, obj := range o.items[i].Objects {
+			owned[obj] = owned[obj] || !o.gone[i]
+			shared[obj] = shared[obj] || o.items[i].Shared
 		}
-		if owned {
+	}
+	for obj, size := range o.sizes {
+		if owned[obj] {
 			all += max(size, 0)
 		}
-		if owned && !shared {
+		if owned[obj] && !shared[obj] {
 			counted += max(size, 0)
 		}
 	}

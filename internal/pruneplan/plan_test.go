@@ -169,7 +169,7 @@ func TestAbsurdSizesDoNotOverflow(t *testing.T) {
 	items := []pruneplan.Item{{Eligible: true, Objects: []int{0, 1}}}
 	p, err := pruneplan.New(items, []int64{math.MaxInt64, 5})
 	require.NoError(t, err)
-	require.EqualValues(t, math.MaxInt64, p.Total())
+	require.Equal(t, int64(math.MaxInt64), p.Total())
 	step, ok := p.Next()
 	require.True(t, ok)
 	require.Equal(t, pruneplan.Step{Freed: math.MaxInt64, Counted: math.MaxInt64}, step)
