@@ -94,6 +94,7 @@ type Manager interface {
 	Accessor
 	Controller
 	Checker
+	Inspector
 	// Stats counts what the manager has in memory.
 	Stats() Stats
 	// Holders lists the live refs to the record named id, or to all records if id is empty. It is

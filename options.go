@@ -45,6 +45,9 @@ type ManagerOpt struct {
 	MetadataStore *metadata.Store
 	// Root is the directory whose filesystem is measured for free space.
 	Root string
+	// Databases are the paths of the files in which the cache and its backend keep their books, for Overhead to list. One that does not
+	// exist is left out.
+	Databases []string
 	// MountPoolRoot is the directory for shared mounts of writable overlays; empty means the
 	// system's directory for temporary files. NewManager makes it, mode 0700, and takes out of it
 	// what a dead process left: it unmounts what is mounted on the directories in it, and removes those that

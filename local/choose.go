@@ -22,7 +22,7 @@ type backend struct {
 
 // match checks the snapshotter asked for against those the directory knows and returns the name
 // of the one to use, "" if the choice is free.
-func match(found inspection, opts Options) (string, error) {
+func match(found survey, opts Options) (string, error) {
 	have := found.snapshotters
 	switch {
 	case opts.Snapshotter == Overlayfs && opts.NewSnapshotter == nil && !canMount():
@@ -43,7 +43,7 @@ func match(found inspection, opts Options) (string, error) {
 }
 
 // choose decides which snapshotter dir is opened with. name is what match returned.
-func choose(dir, name string, found inspection, opts Options) (backend, error) {
+func choose(dir, name string, found survey, opts Options) (backend, error) {
 	made := len(found.snapshotters) > 0
 	reason := "asked for"
 	if opts.Snapshotter == "" {

@@ -28,6 +28,10 @@ var (
 	// ErrReadOnly reports that the directory or one of its databases cannot be written
 	// (permission denied).
 	ErrReadOnly error = &kindError{"cache directory cannot be written", errdefs.ErrPermissionDenied}
+	// ErrNoCache reports that there is no cache in the directory, where one was not to be made (not found).
+	ErrNoCache error = &kindError{"no cache directory", errdefs.ErrNotFound}
+	// ErrInspection is returned by what would change a directory that is open for Inspect (failed precondition).
+	ErrInspection error = &kindError{"cache directory is open for inspection only", errdefs.ErrFailedPrecondition}
 	// ErrClosed is returned by what was closed (failed precondition).
 	ErrClosed error = &kindError{"cache directory is closed", errdefs.ErrFailedPrecondition}
 )

@@ -14,6 +14,9 @@ func (p *Parts) GarbageCollect(ctx context.Context) (gc.Stats, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, errors.WithStack(err)
 	}
+	if p.reading != nil {
+		return nil, lookOnly("garbage collection")
+	}
 	if err := p.tx.apart(ctx, "garbage collection"); err != nil {
 		return nil, err
 	}

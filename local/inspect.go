@@ -1,140 +1,150 @@
 package local
 
 import (
-	"os"
+	"context"
+	stderrors "errors"
 	"path/filepath"
-	"slices"
+	"sync"
+	"time"
 
 	"github.com/pkg/errors"
-	bolt "go.etcd.io/bbolt"
+
+	"github.com/layercache/cache"
+	"github.com/layercache/cache/metadata"
+	"github.com/layercache/cache/usage"
 )
 
-// inspection is what is known about a directory before anything in it is changed.
-type inspection struct {
-	// snapshotters are the names under which it has snapshots or leases on snapshots, sorted.
-	snapshotters []string
+// InspectOptions say how a directory is looked at. The zero value is a good choice.
+type InspectOptions struct {
+	// Snapshotter is needed for a directory that has snapshots of more than one, to say whose to look at.
+	Snapshotter string
+	// TempDir is where the copies of the databases go, for as long as the inspection lasts; empty means the system's directory for
+	// temporary files. Nothing else is copied.
+	TempDir string
+	// NoSalvage makes a damaged database of records the error metadata.ErrCorrupt; see Inspection.Salvaged.
+	NoSalvage bool
+	// PruneRefChecker and Now are those of Options.
+	PruneRefChecker cache.ExternalRefCheckerFunc
+	Now             func() time.Time
 }
 
-// inspect looks at an existing directory without writing to it. Whatever would make opening it
-// fail half-way should be found here.
-func inspect(dir string) (inspection, error) {
-	if err := checkWritable(dir, true); err != nil {
-		return inspection{}, err
-	}
-	for _, name := range []string{backendDB, recordsDB, filepath.Join(snapshotsDir, snapshotterDB)} {
-		path := filepath.Join(dir, name)
-		st, err := os.Stat(path)
-		switch {
-		case os.IsNotExist(err):
-			continue
-		case err != nil:
-			return inspection{}, errors.WithStack(err)
-		case !st.Mode().IsRegular():
-			return inspection{}, errors.Wrapf(ErrForeign, "%s is not a regular file", path)
-		}
-		if err := checkWritable(path, false); err != nil {
-			return inspection{}, err
-		}
-	}
-	names, err := snapshottersOf(filepath.Join(dir, backendDB))
-	return inspection{snapshotters: names}, err
+// Inspection is a cache directory as Open would find it, of which nothing is changed: the databases are copied and opened as copies,
+// trees and blobs are read where they lie. What Open repairs is repaired in the copies. Methods may be called from any goroutine.
+type Inspection struct {
+	// Dir is the directory's absolute path, SnapshotterName the snapshotter it was made with.
+	Dir, SnapshotterName string
+	// Salvaged tells what Open would save of a damaged database of records; nil if it is sound. Path and Damaged both name the file
+	// in the directory, which is as it was.
+	Salvaged *metadata.SalvageReport
+	// Repaired are the records of an earlier process that Open would drop or repair, as the events that it would report
+	// (cache.EventRecover).
+	Repaired []cache.Event
+
+	parts   *Parts
+	manager cache.Manager
+	once    sync.Once
+	err     error
 }
 
-// snapshottersOf reads the snapshotters' names from containerd's metadata at path. No file, and
-// the empty one that is left if its making was interrupted, hold none.
-func snapshottersOf(path string) (names []string, err error) {
-	err = readDB(path, func(tx *bolt.Tx) error {
-		top := tx.Bucket([]byte(backendTopLevel))
-		if top == nil {
-			if k, _ := tx.Cursor().First(); k != nil {
-				return errors.Wrapf(ErrForeign, "%s is a bolt database, but not containerd's", path)
-			}
-			return nil
-		}
-		names = namesInSnapshots(top)
-		if len(names) == 0 {
-			names = nameInLeases(top)
-		}
-		return nil
-	})
-	return names, err
-}
-
-// readDB calls fn with the database at path, which is not written to. It does not call it if there is no file, or an empty one.
-func readDB(path string, fn func(tx *bolt.Tx) error) (err error) {
-	st, err := os.Stat(path)
-	if os.IsNotExist(err) || err == nil && st.Size() == 0 {
-		return nil
-	} else if err != nil {
-		return errors.WithStack(err)
+// Inspect opens a directory to look at it, be it that of a stopped buildkitd, without changing a byte of it. It takes no privileges
+// beyond reading what is in the directory, and works for all of containerd's snapshotters that keep their books as overlayfs and
+// native do. The caller must Close the result; until then nobody else can open the directory.
+//
+// A directory that another process has open is [ErrInUse], one without a cache in it [ErrNoCache], one that has snapshots of several
+// snapshotters [ErrSnapshotter], and a damaged database of the backend [ErrForeign]. Where the directory or
+// something in it may not be read the error is errdefs' permission denied.
+func Inspect(ctx context.Context, dir string, opts InspectOptions) (_ *Inspection, err error) {
+	if dir == "" {
+		return nil, invalid("cache directory is empty")
 	}
-	defer recoverDamage(path, &err)
-	var file *os.File
-	db, err := bolt.Open(path, databaseMode, &bolt.Options{ReadOnly: true, Timeout: lockWait, OpenFile: func(path string, flag int, mode os.FileMode) (f *os.File, err error) {
-		file, err = os.OpenFile(path, flag, mode)
-		return file, err
-	}})
+	if err := ctx.Err(); err != nil {
+		return nil, errors.WithStack(err)
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, errors.WithStack(err)
+	}
+	p, err := openCopies(ctx, dir, opts)
 	if err != nil {
-		return errors.Wrapf(err, "open %s for reading", path)
+		return nil, errors.Wrapf(err, "inspect cache directory %s", dir)
 	}
-	defer func() {
-		unlock(file) // bolt does so only with what it opened for writing
-		if cerr := db.Close(); cerr != nil && err == nil {
-			err = errors.WithStack(cerr)
-		}
-	}()
-	return db.View(func(tx *bolt.Tx) error {
-		// A file cut short would be mapped as it is, and touching what is missing kills the process.
-		if st.Size() < tx.Size() {
-			return errors.Wrapf(ErrForeign, "%s has %d of %d bytes", path, st.Size(), tx.Size())
-		}
-		return fn(tx)
-	})
+	var seen repairs
+	opt := p.ManagerOpt()
+	opt.MountPoolRoot, opt.GarbageCollect, opt.SyncFS = p.MountPoolRoot, nil, nil
+	opt.Observer = &seen
+	i := &Inspection{Dir: dir, SnapshotterName: p.SnapshotterName, Salvaged: p.Salvaged, parts: p}
+	if i.manager, err = cache.NewManager(opt); err != nil {
+		return nil, stderrors.Join(errors.Wrapf(err, "inspect cache directory %s", dir), p.Close())
+	}
+	if err := p.dropTemporaryLeases(ctx); err != nil {
+		return nil, stderrors.Join(errors.Wrapf(err, "inspect cache directory %s", dir), i.Close())
+	}
+	i.Repaired = seen.take()
+	return i, nil
 }
 
-// namesInSnapshots returns the snapshotters that have at least one snapshot in any namespace.
-func namesInSnapshots(top *bolt.Bucket) []string {
-	var names []string
-	forEachBucket(top, func(_ []byte, ns *bolt.Bucket) bool {
-		forEachBucket(ns.Bucket([]byte("snapshots")), func(name []byte, snapshots *bolt.Bucket) bool {
-			if k, _ := snapshots.Cursor().First(); k != nil {
-				names = append(names, string(name))
-			}
-			return true
-		})
-		return true
-	})
-	slices.Sort(names)
-	return slices.Compact(names)
+// repairs collects what a start does to records.
+type repairs struct {
+	mu     sync.Mutex
+	events []cache.Event
 }
 
-// nameInLeases returns the first snapshotter that a lease of any namespace refers to. Without
-// snapshots such a lease belongs to a layer that was not extracted yet; with another snapshotter
-// it would not protect what is extracted then.
-func nameInLeases(top *bolt.Bucket) []string {
-	var names []string
-	forEachBucket(top, func(_ []byte, ns *bolt.Bucket) bool {
-		forEachBucket(ns.Bucket([]byte("leases")), func(_ []byte, lease *bolt.Bucket) bool {
-			forEachBucket(lease.Bucket([]byte("snapshots")), func(name []byte, _ *bolt.Bucket) bool {
-				names = append(names, string(name))
-				return false
-			})
-			return len(names) == 0
-		})
-		return len(names) == 0
-	})
-	return names
-}
-
-// forEachBucket calls fn for the buckets in parent, which may be nil, until it returns false.
-func forEachBucket(parent *bolt.Bucket, fn func(name []byte, b *bolt.Bucket) bool) {
-	if parent == nil {
+func (r *repairs) Observe(ev cache.Event) {
+	if ev.Kind != cache.EventRecover {
 		return
 	}
-	c := parent.Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		if v == nil && !fn(k, parent.Bucket(k)) {
-			return
-		}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, ev)
+}
+
+func (r *repairs) take() []cache.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.events
+}
+
+// DiskUsage is that of cache.Controller. Sizes that were never measured are measured, and not remembered after Close.
+func (i *Inspection) DiskUsage(ctx context.Context, info usage.DiskUsageInfo) ([]*usage.Info, error) {
+	return i.manager.DiskUsage(ctx, info)
+}
+
+// Record is that of cache.Inspector.
+func (i *Inspection) Record(ctx context.Context, id string) (*cache.RecordInfo, error) {
+	return i.manager.Record(ctx, id)
+}
+
+// Search returns the IDs of what cache.MetadataStore's Search finds.
+func (i *Inspection) Search(ctx context.Context, index string, prefix bool) ([]string, error) {
+	found, err := i.manager.Search(ctx, index, prefix)
+	if err != nil {
+		return nil, err
 	}
+	ids := make([]string, 0, len(found))
+	for _, md := range found {
+		ids = append(ids, md.ID())
+	}
+	return ids, nil
+}
+
+// Check is that of cache.Checker. What Open repairs by itself, as it does after every crash, is no finding; see Repaired.
+func (i *Inspection) Check(ctx context.Context) ([]cache.Finding, error) {
+	return i.manager.Check(ctx)
+}
+
+// Overhead is that of cache.Inspector, together with what the backend itself does not list: snapshots, blobs and transfers that its
+// database has lost, and strays. The next Open and garbage collection remove most of it.
+func (i *Inspection) Overhead(ctx context.Context) ([]usage.Overhead, error) {
+	listed, err := i.manager.Overhead(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return i.parts.addUnlisted(ctx, listed)
+}
+
+// Close ends the inspection, removes the copies and gives the directory free. Closing again returns the same result.
+func (i *Inspection) Close() error {
+	i.once.Do(func() {
+		i.err = stderrors.Join(i.manager.Close(), i.parts.Close())
+	})
+	return i.err
 }

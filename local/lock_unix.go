@@ -27,6 +27,20 @@ func lockDir(dir string) (*dirLock, error) {
 	return &dirLock{f}, nil
 }
 
+// lockFile opens a database for reading, and keeps out whoever would write to it until it is closed. A database that somebody
+// has open for writing is [ErrInUse].
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, errors.WithStack(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		_ = f.Close() // it was opened for reading, there is nothing to lose
+		return nil, errors.Wrap(ErrInUse, path)
+	}
+	return f, nil
+}
+
 // dirLock is a locked directory.
 type dirLock struct{ *os.File }
 

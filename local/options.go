@@ -45,6 +45,8 @@ type Options struct {
 	// key "layercache.squashed".
 	SquashOwners bool
 
+	// MustExist makes a directory without a cache the error [ErrNoCache], instead of making one.
+	MustExist bool
 	// NoSalvage makes a damaged database of records the error metadata.ErrCorrupt, instead of having
 	// what can be read of it moved to a new one, see Parts.Salvaged.
 	NoSalvage bool

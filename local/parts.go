@@ -59,7 +59,8 @@ type Parts struct {
 	db      *ctdmetadata.DB
 	raw     *bolt.DB
 	tx      *transactor
-	guard   *guard // nil unless snapshotter writes join transactions
+	guard   *guard   // nil unless snapshotter writes join transactions
+	reading *reading // nil unless the directory is only looked at
 	running running
 	syncFS  func(context.Context) error // nil where nothing can be flushed
 	// closers are run in reverse by Close.
@@ -103,6 +104,11 @@ func OpenParts(ctx context.Context, dir string, opts Options) (_ *Parts, err err
 // prepare takes the directory, looks whether it can be opened as asked, and opens the records.
 // All that may refuse a directory happens before the first write to it.
 func (p *Parts) prepare() (backend, error) {
+	if p.opts.MustExist {
+		if err := exists(p.Dir); err != nil {
+			return backend{}, err
+		}
+	}
 	if err := os.MkdirAll(p.Dir, dirMode); err != nil {
 		return backend{}, errors.WithStack(err)
 	}
@@ -112,7 +118,7 @@ func (p *Parts) prepare() (backend, error) {
 	}
 	p.closers = append(p.closers, lock.Close)
 
-	found, err := inspect(p.Dir)
+	found, err := surveyDir(p.Dir)
 	if err != nil {
 		return backend{}, err
 	}
@@ -134,7 +140,7 @@ func (p *Parts) prepare() (backend, error) {
 	return choose(p.Dir, name, found, p.opts)
 }
 
-// openBackend opens containerd's parts and puts the wrappers around them.
+// openBackend opens containerd's parts.
 func (p *Parts) openBackend(ctx context.Context, sn backend) error {
 	if err := makeDirs(p.Dir); err != nil {
 		return err
@@ -174,12 +180,19 @@ func (p *Parts) openBackend(ctx context.Context, sn backend) error {
 		p.guard.reverser, _ = made.(reverser)
 		trees = p.guard
 	}
+	if err := p.wire(ctx, sn, blobs, trees); err != nil {
+		return err
+	}
+	return p.openSync()
+}
 
-	p.db = ctdmetadata.NewDB(raw, blobs, map[string]snapshots.Snapshotter{sn.name: trees})
+// wire puts containerd's metadata over blobs and trees, and the wrappers around them.
+func (p *Parts) wire(ctx context.Context, sn backend, blobs content.Store, trees snapshots.Snapshotter) error {
+	p.db = ctdmetadata.NewDB(p.raw, blobs, map[string]snapshots.Snapshotter{sn.name: trees})
 	if err := p.db.Init(ctx); err != nil {
 		return errors.Wrapf(err, "prepare %s", backendDB)
 	}
-	tx := newTransactor(p.db, raw)
+	tx := newTransactor(p.db, p.raw)
 	p.tx = tx
 	if p.guard != nil {
 		p.guard.tx = tx
@@ -190,9 +203,6 @@ func (p *Parts) openBackend(ctx context.Context, sn backend) error {
 	p.SnapshotterName, p.SnapshotterReason = sn.name, sn.reason
 	p.ContentStore = ctdsnapshot.NewContentStore(&orderedContent{Store: p.db.ContentStore(), tx: tx}, namespace)
 	p.LeaseManager = ctdsnapshot.NewLeaseManager(&orderedLeases{Manager: ctdmetadata.NewLeaseManager(p.db), tx: tx}, namespace)
-	if err := p.openSync(); err != nil {
-		return err
-	}
 	var applyOpts []apply.Option
 	if p.opts.SquashOwners {
 		applyOpts = append(applyOpts, apply.SquashOwners())
@@ -224,6 +234,7 @@ func (p *Parts) ManagerOpt() cache.ManagerOpt {
 		Differ:          p.Differ,
 		MetadataStore:   p.MetadataStore,
 		Root:            p.Dir,
+		Databases:       databases(p.Dir),
 		MountPoolRoot:   p.MountPoolRoot,
 		Hooks:           hooks,
 		Transactions:    p.Transactions,
