@@ -10,7 +10,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache"
-	"github.com/layercache/cache/examples/internal/console"
+	"github.com/layercache/cache/internal/console"
 	"github.com/layercache/cache/snapshot"
 )
 
@@ -22,10 +22,10 @@ func (p *pull) listArchives(ctx context.Context) error {
 			return errors.Wrapf(err, "list layer %d", i+1)
 		}
 		for _, name := range names {
-			p.out.Printf("%d/%d  %s\n", i+1, len(p.layers), console.EntryName(name))
+			p.out.Printf("%d/%d  %s\n", i+1, len(p.layers), console.Name(name))
 		}
 	}
-	return p.out.Err()
+	return p.out.Err
 }
 
 // listTree mounts a ref read-only and lists its files. Without the privilege to mount, the directory is the
@@ -50,8 +50,8 @@ func listTree(ctx context.Context, out *console.Printer, ref cache.ImmutableRef)
 		case relErr != nil:
 			return errors.WithStack(relErr)
 		case errors.Is(err, fs.ErrPermission) && d != nil:
-			out.Printf("%-11s %12s  %s (cannot be read)\n", "", "", console.EntryName(name))
-			return out.Err()
+			out.Printf("%-11s %12s  %s (cannot be read)\n", "", "", console.Name(name))
+			return out.Err
 		case err != nil:
 			return errors.WithStack(err)
 		case path == root:
@@ -74,10 +74,10 @@ func printEntry(out *console.Printer, path, name string, d fs.DirEntry) error {
 		if err != nil {
 			return errors.WithStack(err)
 		}
-		target = " -> " + console.EntryName(text)
+		target = " -> " + console.Name(text)
 	default:
 		size = 0 // what a directory occupies depends on the filesystem
 	}
-	out.Printf("%-11s %12d  %s%s\n", info.Mode(), size, console.EntryName(filepath.ToSlash(name)), target)
-	return out.Err()
+	out.Printf("%-11s %12d  %s%s\n", info.Mode(), size, console.Name(filepath.ToSlash(name)), target)
+	return out.Err
 }

@@ -30,7 +30,7 @@ import (
 	"github.com/containerd/platforms"
 	"github.com/pkg/errors"
 
-	"github.com/layercache/cache/examples/internal/console"
+	"github.com/layercache/cache/internal/console"
 )
 
 // Exit codes.
@@ -51,14 +51,14 @@ func main() {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second interrupt ends the program at once
-	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr, console.TerminalOf(os.Stderr))
+	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr, console.Of(os.Stderr))
 	stop()
 	os.Exit(code)
 }
 
 // command runs the program with a command line and returns its exit code. A nil tty means that stderr is no terminal.
-func command(ctx context.Context, args []string, stdout, stderr io.Writer, tty console.Terminal) int {
-	errOut := console.NewPrinter(stderr)
+func command(ctx context.Context, args []string, stdout, stderr io.Writer, tty console.Size) int {
+	errOut := &console.Printer{W: stderr}
 	s, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -71,10 +71,10 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, tty c
 	if err := log.SetLevel("error"); err != nil {
 		errOut.Printf("pull: %v\n", err)
 	}
-	out := console.NewPrinter(stdout)
+	out := &console.Printer{W: stdout}
 	err = run(ctx, s, out, console.NewView(stderr, tty))
 	if err == nil {
-		err = out.Err()
+		err = out.Err
 	}
 	switch {
 	case err == nil:
@@ -99,7 +99,7 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	fs.BoolVar(&s.list, "list", false, "list the files: with -extract those of the mounted image, else those in each layer's archive")
 	fs.BoolVar(&s.plainHTTP, "plain-http", false, "talk to the registry without TLS (a registry on this machine is talked to so anyway)")
 	fs.Usage = func() {
-		console.NewPrinter(stderr).Printf("%s", usageText)
+		(&console.Printer{W: stderr}).Printf("%s", usageText)
 		fs.PrintDefaults()
 	}
 	if err := fs.Parse(args); err != nil {

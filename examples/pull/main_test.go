@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layercache/cache"
-	"github.com/layercache/cache/examples/internal/console"
+	"github.com/layercache/cache/internal/console"
 	"github.com/layercache/cache/local"
 	"github.com/layercache/cache/testutil"
 	"github.com/layercache/cache/testutil/tree"
@@ -106,10 +106,10 @@ func head(name string, img *testImage, state string, lazy int) string {
 	for _, desc := range img.layers {
 		total += desc.Size
 	}
-	fmt.Fprintf(&b, "cache  CACHE\nimage  %s\n       %s, linux/amd64, %d layers, %s\n", name, img.manifest.Digest, len(img.layers), console.BytesText(total))
+	fmt.Fprintf(&b, "cache  CACHE\nimage  %s\n       %s, linux/amd64, %d layers, %s\n", name, img.manifest.Digest, len(img.layers), console.Bytes(total))
 	for i, desc := range img.layers {
 		compression := map[string]string{ocispecs.MediaTypeImageLayer: "tar", ocispecs.MediaTypeImageLayerGzip: "gzip", ocispecs.MediaTypeImageLayerZstd: "zstd"}
-		fmt.Fprintf(&b, "layer  %d/%d  %s  %s  %s  %s\n", i+1, len(img.layers), console.Short(desc.Digest), state, console.BytesText(desc.Size), compression[desc.MediaType])
+		fmt.Fprintf(&b, "layer  %d/%d  %s  %s  %s  %s\n", i+1, len(img.layers), console.Short(desc.Digest), state, console.Bytes(desc.Size), compression[desc.MediaType])
 	}
 	fmt.Fprintf(&b, "lazy   %d of %d layers have to be fetched when their files are wanted\n", lazy, len(img.layers))
 	return b.String()
@@ -151,13 +151,13 @@ func TestLazyThenExtract(t *testing.T) { // spec MGR-17, MGR-23, EXT-1; scenario
 		total += desc.Size
 	}
 	require.Equal(t, head(layout+":v1", made, "lazy", 5)+standardListing+
-		fmt.Sprintf("done   4 blobs fetched (%s), 4 extracted\ncache  5 records\n", console.BytesText(total)), stable(r.stdout, dir))
+		fmt.Sprintf("done   4 blobs fetched (%s), 4 extracted\ncache  5 records\n", console.Bytes(total)), stable(r.stdout, dir))
 	for i, desc := range made.layers {
 		label := fmt.Sprintf("layer %d/5  %s", i+1, console.Short(desc.Digest))
 		if i == 2 || i == 4 {
 			label = "layer 3,5/5  " + console.Short(desc.Digest)
 		}
-		size := console.BytesText(desc.Size)
+		size := console.Bytes(desc.Size)
 		require.Regexp(t, fmt.Sprintf(`(?ms)^%[1]s  pulling  0 B of %[2]s$.*^%[1]s  pulled  %[2]s$.*^%[1]s  extracting  %[2]s$.*^%[1]s  extracted  %[2]s$`, label, size), r.stderr)
 	}
 
@@ -327,7 +327,7 @@ func TestOnTerminal(t *testing.T) {
 	require.Zero(t, code, ft.text())
 	for _, desc := range made.layers {
 		// The blob that two layers share is unpacked for each of them, unless they are seen as one change of phase.
-		require.Regexp(t, `(?m)^layer [0-9,]+/5  `+console.Short(desc.Digest)+`  extracted  `+console.BytesText(desc.Size)+`$`, ft.text())
+		require.Regexp(t, `(?m)^layer [0-9,]+/5  `+console.Short(desc.Digest)+`  extracted  `+console.Bytes(desc.Size)+`$`, ft.text())
 	}
 	require.NotContains(t, ft.text(), "pull")
 	require.NotContains(t, ft.text(), "extracting")

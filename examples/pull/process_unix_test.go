@@ -21,7 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/stretchr/testify/require"
 
-	"github.com/layercache/cache/examples/internal/console"
+	"github.com/layercache/cache/internal/console"
 	"github.com/layercache/cache/local"
 	"github.com/layercache/cache/testutil/crash"
 	"github.com/layercache/cache/testutil/fault"
@@ -129,7 +129,7 @@ func TestKilled(t *testing.T) { // fault 29, spec EXT-9
 		job.Arm(faults)
 		s := settings{cacheDir: job.Dir, source: job.Args[0], platform: testPlatform, extract: true}
 		s.open = local.Options{WrapSnapshotter: func(sn snapshots.Snapshotter) snapshots.Snapshotter { return faults.ContainerdSnapshotter(sn) }}
-		err := run(t.Context(), s, console.NewPrinter(io.Discard), console.NewView(io.Discard, nil))
+		err := run(t.Context(), s, &console.Printer{W: io.Discard}, console.NewView(io.Discard, nil))
 		t.Fatalf("the run came to its end: %v", err)
 	}
 	made := makeImage(t, standardLayers()...)

@@ -12,7 +12,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache"
-	"github.com/layercache/cache/examples/internal/console"
+	"github.com/layercache/cache/internal/console"
 	"github.com/layercache/cache/local"
 	"github.com/layercache/cache/session"
 	"github.com/layercache/cache/snapshot"
@@ -53,7 +53,7 @@ func run(ctx context.Context, s settings, out *console.Printer, v console.View) 
 	defer func() { err = stderrors.Join(err, c.Close()) }()
 	out.Printf("cache  %s (%s: %s)\n", console.Printable(dir), c.Parts.SnapshotterName, c.Parts.SnapshotterReason)
 	out.Printf("image  %s\n       %s, %s, %d layers, %s\n", console.Printable(img.name), img.manifest.Digest,
-		console.Printable(platforms.Format(img.platform)), len(img.layers), console.BytesText(img.size()))
+		console.Printable(platforms.Format(img.platform)), len(img.layers), console.Bytes(img.size()))
 
 	m := newMeter(img, v)
 	p := &pull{img: img, cache: c, out: out, meter: m}
@@ -137,10 +137,10 @@ func (p *pull) printLayers(ctx context.Context) error {
 			return errors.Wrapf(err, "look for blob %s", desc.Digest)
 		}
 		p.out.Printf("layer  %d/%d  %s  %s  %s  %s\n", i+1, len(p.img.layers), console.Short(desc.Digest), state,
-			console.BytesText(desc.Size), compressionOf(desc))
+			console.Bytes(desc.Size), compressionOf(desc))
 	}
 	p.out.Printf("lazy   %d of %d layers have to be fetched when their files are wanted\n", lazy, len(p.img.layers))
-	return p.out.Err()
+	return p.out.Err
 }
 
 // compressionOf is the ending of a layer's media type.
@@ -156,7 +156,7 @@ func compressionOf(desc ocispecs.Descriptor) string {
 // report sums up what the run has done and what the cache holds now.
 func (p *pull) report(ctx context.Context) error {
 	fetched, unpacked, bytes := summarize(p.meter.all())
-	p.out.Printf("done   %d blobs fetched (%s), %d extracted\n", fetched, console.BytesText(bytes), unpacked)
+	p.out.Printf("done   %d blobs fetched (%s), %d extracted\n", fetched, console.Bytes(bytes), unpacked)
 	records, err := p.cache.DiskUsage(ctx, usage.DiskUsageInfo{})
 	if err != nil {
 		return err
@@ -165,6 +165,6 @@ func (p *pull) report(ctx context.Context) error {
 	for _, r := range records {
 		total += r.Size
 	}
-	p.out.Printf("cache  %d records, %s\n", len(records), console.BytesText(total))
-	return p.out.Err()
+	p.out.Printf("cache  %d records, %s\n", len(records), console.Bytes(total))
+	return p.out.Err
 }

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TerminalOf returns the size of the terminal that f is, or nil if it is none that can be drawn on.
-func TerminalOf(f *os.File) Terminal {
+// Of returns the size of the terminal that f is, or nil if it is none that can be drawn on.
+func Of(f *os.File) Size {
 	size := func() (columns, rows int, ok bool) {
 		ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 		if err != nil {

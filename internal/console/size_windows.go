@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// TerminalOf returns the size of the console that f is, or nil if it is none that can be drawn on.
-func TerminalOf(f *os.File) Terminal {
+// Of returns the size of the console that f is, or nil if it is none that can be drawn on.
+func Of(f *os.File) Size {
 	h := windows.Handle(f.Fd())
 	var mode uint32
 	if windows.GetConsoleMode(h, &mode) != nil {
