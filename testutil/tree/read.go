@@ -202,3 +202,15 @@ func abbreviate(data string) string {
 	}
 	return fmt.Sprintf("%q", data)
 }
+
+// Changed calls fn and returns what it changed below dir, in the words of Diff: nothing if every name, kind, mode, owner, time, content,
+// link and attribute is as it was.
+func Changed(dir string, fn func()) ([]string, error) {
+	before, err := Read(dir)
+	if err != nil {
+		return nil, err
+	}
+	fn()
+	after, err := Read(dir)
+	return Diff(before, after), err
+}
