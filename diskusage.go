@@ -2,58 +2,65 @@ package cache
 
 import (
 	"context"
-	stderrors "errors"
-	"runtime"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/filters"
-	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
 	"github.com/pkg/errors"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/layercache/cache/internal/graph"
-	"github.com/layercache/cache/metadata"
 	"github.com/layercache/cache/usage"
 )
 
 func (m *manager) DiskUsage(ctx context.Context, info usage.DiskUsageInfo) ([]*usage.Info, error) {
+	var out []*usage.Info
+	err := m.WalkUsage(ctx, info, func(u *usage.Info) error {
+		out = append(out, u)
+		return nil
+	})
+	return out, err
+}
+
+func (m *manager) WalkUsage(ctx context.Context, info usage.DiskUsageInfo, fn func(*usage.Info) error) error {
 	if err := m.life.begin(); err != nil {
-		return nil, errors.Wrap(err, "measuring the disk usage")
+		return errors.Wrap(err, "measuring the disk usage")
 	}
 	defer m.life.end()
 	filter, err := parseFilter(info.Filter)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	policies, err := m.parsePolicies(info.Policies)
+	if err != nil {
+		return err
 	}
 	views := m.g.View()
 	checker, err := m.newChecker()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	m.markShared(views, checker)
-	var (
-		out     []*usage.Info
-		unknown []measurement
-	)
+	var wanted []int
 	now := m.opt.Now()
 	for i := range views {
-		v := &views[i]
-		u := usageOf(v)
-		if !filter.Match(filterable(u)) || tooYoung(u, now, info.AgeLimit) {
-			continue
-		}
-		out = append(out, u)
-		if v.Mutable && v.InUse { // it is being written (spec DU-5)
-			u.Size = 0
-		} else if v.Size < 0 {
-			u.Size = 0
-			unknown = append(unknown, measurement{v.Record, &u.Size})
+		if u := usageOf(&views[i]); filter.Match(filterable(u)) && !tooYoung(u, now, info.AgeLimit) {
+			wanted = append(wanted, i)
 		}
 	}
-	return out, m.measure(ctx, unknown)
+	a, unmeasured := m.account(ctx, views, wanted)
+	verdicts, err := m.verdicts(ctx, policies)
+	if err != nil {
+		return err
+	}
+	for _, i := range wanted {
+		u := usageOf(&views[i])
+		u.Size, u.Verdict = a.size(i), verdicts[views[i].Record]
+		if err := fn(u); err != nil {
+			return err
+		}
+	}
+	return unmeasured
 }
 
 // usageOf describes a record by the name that stands for it.
@@ -192,95 +199,4 @@ func filterable(u *usage.Info) filters.Adaptor {
 		}
 		return "", false
 	})
-}
-
-// measurement is a record whose size is to be found out, and where to put it.
-type measurement struct {
-	rec  *graph.Record
-	size *int64
-}
-
-// measureLimit bounds how many sizes are measured at a time: walking trees is disk work, of which
-// more at a time than this gains nothing.
-func measureLimit() int { return 2 * runtime.GOMAXPROCS(0) }
-
-// measure fills in unknown sizes and remembers them. Errors do not stop the others.
-func (m *manager) measure(ctx context.Context, unknown []measurement) error {
-	var (
-		mu   sync.Mutex
-		errs []error
-		g    errgroup.Group
-	)
-	g.SetLimit(measureLimit())
-	for _, u := range unknown {
-		g.Go(func() error {
-			size, err := m.size(ctx, u.rec)
-			*u.size = size
-			if err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, errors.Wrapf(err, "measuring record %q", nameOf(m.g.Status(u.rec))))
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // no function returns an error
-	return stderrors.Join(errs...)
-}
-
-// size returns what a record occupies, measuring it once for all who ask (spec SIZE-1, SIZE-3).
-func (m *manager) size(ctx context.Context, rec *graph.Record) (int64, error) {
-	if st := m.g.Status(rec); st.Size >= 0 {
-		return st.Size, nil
-	}
-	return m.sizes.Do(ctx, rec, func(ctx context.Context) (int64, error) {
-		st := m.g.Status(rec)
-		size, known, err := m.measureRecord(ctx, rec, st)
-		if err != nil {
-			if m.g.Status(rec).State == graph.Gone {
-				err = nil // it went meanwhile (spec SIZE-2)
-			}
-			return 0, err
-		}
-		if !known {
-			return size, nil
-		}
-		if id, ok := m.g.SetSize(rec, st.SizeGen, size); ok {
-			err = m.store.LaterInts(id, metadata.Int{Key: keySize, Value: size})
-		}
-		return size, err
-	})
-}
-
-// measureRecord sums up the snapshot, the blob and the other local compressions of it. The sum is not known, and not to be remembered, as
-// long as the record's snapshot is still to come (spec SIZE-5, quirk Q35).
-func (m *manager) measureRecord(ctx context.Context, rec *graph.Record, st graph.Status) (size int64, known bool, err error) {
-	known = st.State != graph.Lazy
-	key := st.ImmSnapshot
-	if st.Mut != "" && !st.SnapshotCommitted {
-		key = st.MutSnapshot
-	}
-	if st.Blob == nil || !st.Blob.Only {
-		u, err := m.opt.Snapshotter.Usage(ctx, key)
-		switch {
-		case err == nil:
-			below, own, err := m.sizeOfBase(ctx, rec, key)
-			if err != nil {
-				return 0, false, errors.Wrapf(err, "what snapshot %q lies on", key)
-			}
-			size += u.Size + below
-			known = own // else it grows when the merge goes that it lies on
-		case !errdefs.IsNotFound(err):
-			return 0, false, errors.Wrapf(err, "snapshot %q", key)
-		}
-	}
-	if st.Blob != nil && isDigest(st.Blob.Digest) {
-		blobs, local, err := m.sizeOfBlobs(ctx, digest.Digest(st.Blob.Digest))
-		if err != nil {
-			return 0, false, err
-		}
-		size += blobs
-		known = known || local && st.Blob.Only // a pull or an extraction voids it
-	}
-	return size, known, nil
 }

@@ -38,6 +38,9 @@ const keyUnsynced = "layercache.unsynced"
 // that owners and what else takes a privilege are not those of the blob (design section 6b).
 const keySquashed = "layercache.squashed"
 
+// keyPinned is this library's own: true if the record must not be pruned.
+const keyPinned = "layercache.pinned"
+
 // Values of keyCachePolicy.
 const (
 	policyDefault = 0
@@ -54,7 +57,7 @@ var ownKeys = func() map[string]bool {
 		keyCreatedAt, keyLastUsedAt, keyUsageCount, keyCachePolicy, keySize, keyCommitted, keyEqualMutable,
 		keySnapshot, keyParent, keyMergeParents, keyLowerDiff, keyUpperDiff, keyDiffID, keyLayerIdentity,
 		keyChainID, keyBlobChainID, keyBlob, keyBlobOnly, keyBlobSize, keyMediaType, keyURLs, keyImageRefs, keyDeleted,
-		keyUnsynced, keySquashed,
+		keyUnsynced, keySquashed, keyPinned,
 	} {
 		own[k] = true
 	}

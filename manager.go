@@ -79,12 +79,17 @@ type Accessor interface {
 type Controller interface {
 	// DiskUsage describes every record that the filters and the age limit let through, in no
 	// order. If a size cannot be measured the error comes with the list, in which it is 0.
-	// It changes nothing but the sizes it remembers.
+	// It changes nothing but the sizes it remembers. A snapshot or blob that several records own is counted at the oldest
+	// of them, so that the sizes sum up to what is on disk.
 	DiskUsage(ctx context.Context, info usage.DiskUsageInfo) ([]*usage.Info, error)
+	// WalkUsage is DiskUsage for very many records: it calls fn with each description, which is fn's, one after the other. An error
+	// of fn ends it and is returned. fn may call the manager.
+	WalkUsage(ctx context.Context, info usage.DiskUsageInfo, fn func(*usage.Info) error) error
 	// Prune deletes idle records as the policies allow, one policy after the other, and then has
-	// the backend collect what that set free. Each deleted record is sent to ch, unless that is nil;
-	// ch is not closed. A consumer may call the manager. Prune returns when ctx ends; what was
-	// deleted stays deleted. With an invalid policy nothing is deleted at all.
+	// the backend collect what that set free. Each deleted record is sent to ch, unless that is nil, with the bytes that came free
+	// with it as its size; ch is not closed. A consumer may call the manager. Prune returns when ctx ends; what was
+	// deleted stays deleted. With an invalid policy nothing is deleted at all, and with DryRun neither: the same
+	// records are sent as would be deleted.
 	Prune(ctx context.Context, ch chan usage.Info, policies ...usage.PruneInfo) error
 }
 
@@ -134,7 +139,7 @@ type manager struct {
 	treeSlots flight.Slots[string] // by snapshot: one of those who share it makes it
 	blobSlots flight.Slots[string] // see findOrMake
 	pruneSlot flight.Slots[struct{}]
-	sizes     flight.Group[*graph.Record, int64]
+	sizes     flight.Group[*graph.Record, measured]
 
 	// Each group may use those after it.
 	conversions flight.Group[variantKey, struct{}]

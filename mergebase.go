@@ -71,11 +71,10 @@ func (m *manager) chainOf(ctx context.Context, id string, most int) (chain []sna
 	return chain, nil
 }
 
-// sizeOfBase sums up the trees that a merge lies on and that were other merges', which are gone: nothing else counts
-// them. own tells that there are none, so that the size of the merge stays what it is.
-func (m *manager) sizeOfBase(ctx context.Context, rec *graph.Record, tree string) (size int64, own bool, err error) {
+// basesOf returns the trees that a merge's lies on and that are no layer's: it began on other merges', which may be gone.
+func (m *manager) basesOf(ctx context.Context, rec *graph.Record, tree string) (parts []graph.Part, err error) {
 	if !m.caps.OverlayBased || rec.Kind() != graph.Merge {
-		return 0, true, nil
+		return nil, nil
 	}
 	inputs := map[string]bool{"": true}
 	for _, s := range stepsOf(rec) {
@@ -84,17 +83,14 @@ func (m *manager) sizeOfBase(ctx context.Context, rec *graph.Record, tree string
 		}
 	}
 	info, err := m.opt.Snapshotter.Stat(ctx, tree)
-	for own = true; err == nil && !inputs[info.Parent]; own = false {
+	for err == nil && !inputs[info.Parent] {
 		base := info.Parent
-		if m.g.HasTree(base) {
-			return size, false, nil // it is counted there, with what it lies on
-		}
 		u, uerr := m.opt.Snapshotter.Usage(ctx, base)
 		if uerr != nil {
-			return 0, false, uerr
+			return nil, uerr
 		}
-		size += u.Size
+		parts = append(parts, graph.Part{Snapshot: true, ID: base, Size: u.Size})
 		info, err = m.opt.Snapshotter.Stat(ctx, base)
 	}
-	return size, own, err
+	return parts, err
 }

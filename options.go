@@ -33,6 +33,9 @@ type ManagerOpt struct {
 	// PruneRefChecker, if set, makes the checker that says which records something outside of
 	// the cache still refers to. It is made anew for every DiskUsage and every Prune.
 	PruneRefChecker ExternalRefCheckerFunc
+	// PruneScorer, if set, says which records go first where a policy names an amount of space; nil means those little used, and long
+	// ago, as the specification has it (PRN-12).
+	PruneScorer usage.Scorer
 	// GarbageCollect, if set, lets the backend remove what no lease protects any more.
 	GarbageCollect func(context.Context) (gc.Stats, error)
 	// Applier unpacks layer blobs.

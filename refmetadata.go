@@ -129,6 +129,12 @@ func (r *refMetadata) setRetain(retain bool) error {
 	return r.set(graph.FieldRetain, graph.Meta{Retain: retain}, keyCachePolicy, policyOf(retain))
 }
 
+func (r *refMetadata) Pinned() bool { return r.meta().Pinned }
+
+func (r *refMetadata) SetPinned(pinned bool) error {
+	return r.set(graph.FieldPinned, graph.Meta{Pinned: pinned}, keyPinned, pinned)
+}
+
 // addImageRefs adds to the names of images that the layer belongs to; nothing is written if all are known
 // (spec META-12).
 func (r *refMetadata) addImageRefs(refs []string) error {

@@ -41,6 +41,12 @@ type RefMetadata interface {
 	HasCachePolicyRetain() bool
 	SetCachePolicyRetain() error
 
+	// Pinned tells whether the record is kept from being pruned, whatever the policy says. What it lies on stays, too.
+	Pinned() bool
+	// SetPinned pins the record, or takes that back. A record that was committed and not finalized is pinned if
+	// either of its names is.
+	SetPinned(bool) error
+
 	// GetLayerType is "windows" for a layer in that layout, else "".
 	GetLayerType() string
 	SetLayerType(string) error

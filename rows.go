@@ -127,6 +127,8 @@ func (r *row) set(blob *graph.Blob, key string, raw []byte, interned map[string]
 		m.ImageRefs = jsonStrings(raw)
 	case keyDeleted:
 		r.deleted = jsonBool(raw)
+	case keyPinned:
+		m.Pinned = jsonBool(raw)
 	case keyUnsynced:
 		r.unsynced = jsonString(raw)
 	default:

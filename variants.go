@@ -35,19 +35,15 @@ func (m *manager) variantsOf(ctx context.Context, of digest.Digest) ([]ocispecs.
 	return out, err
 }
 
-// sizeOfBlobs returns what a record's own blob and its variants occupy, each counted once, and whether its own is local.
+// partsOfBlob returns a record's own blob and its variants, each once; the own one comes first if it is local.
 // Others that the blobs refer to are not the record's (spec SIZE-1).
-func (m *manager) sizeOfBlobs(ctx context.Context, own digest.Digest) (size int64, local bool, err error) {
+func (m *manager) partsOfBlob(ctx context.Context, own digest.Digest) (parts []graph.Part, err error) {
 	err = m.walkVariants(ctx, own, func(info content.Info) {
-		_, described := variant(info)
-		if info.Digest == own {
-			local = true
-		}
-		if described || info.Digest == own {
-			size += info.Size
+		if _, described := variant(info); described || info.Digest == own {
+			parts = append(parts, graph.Part{ID: info.Digest.String(), Size: info.Size})
 		}
 	})
-	return size, local, err
+	return parts, err
 }
 
 // walkVariants calls fn for a blob and, depth first, for those that labels lead to, each once. What is absent ends a branch.

@@ -50,6 +50,41 @@ type Info struct {
 	RecordType RecordType `json:"recordType"`
 	// Shared is true if something outside the cache, an image for instance, keeps the data alive.
 	Shared bool `json:"shared"`
+	// Verdict tells what the policies that DiskUsage was asked about would do to the record; nil without such.
+	Verdict *Verdict `json:"verdict,omitempty"`
+}
+
+// Reason is why a policy leaves a record alone.
+type Reason string
+
+// The reasons, of which the first that applies is told.
+const (
+	// ReasonPruned: the policy deletes it.
+	ReasonPruned Reason = "pruned"
+	// ReasonInUse: a live ref leads to it.
+	ReasonInUse Reason = "in use"
+	// ReasonPinned: it was pinned, or something that lies on it.
+	ReasonPinned Reason = "pinned"
+	// ReasonProtectedType: records of its type go only with All.
+	ReasonProtectedType Reason = "protected type"
+	// ReasonShared: something outside of the cache refers to it, and it goes only with All.
+	ReasonShared Reason = "shared"
+	// ReasonTooYoung: it was used within KeepDuration.
+	ReasonTooYoung Reason = "too young"
+	// ReasonFiltered: the filter does not match it.
+	ReasonFiltered Reason = "filtered"
+	// ReasonParent: something lies on it that stays.
+	ReasonParent Reason = "parent"
+	// ReasonWithinBudget: there is room for it.
+	ReasonWithinBudget Reason = "within budget"
+)
+
+// Verdict is what a list of prune policies, applied in order, does to a record.
+type Verdict struct {
+	// Pruned tells whether one of them deletes it.
+	Pruned bool `json:"pruned"`
+	// Reasons has the reason of each policy, up to and with the one that deletes it.
+	Reasons []Reason `json:"reasons"`
 }
 
 // DiskUsageInfo selects what DiskUsage reports.
@@ -58,6 +93,8 @@ type DiskUsageInfo struct {
 	Filter []string
 	// AgeLimit, if positive, leaves out records used within this duration.
 	AgeLimit time.Duration
+	// Policies, if there are any, are what every record's Verdict is about.
+	Policies []PruneInfo
 }
 
 // PruneInfo is one prune policy. Sizes are bytes.
@@ -75,4 +112,18 @@ type PruneInfo struct {
 	MaxUsedSpace int64 `json:"maxUsedSpace"`
 	// MinFreeSpace is what pruning tries to leave free on the disk.
 	MinFreeSpace int64 `json:"minFreeSpace"`
+
+	// KeepBytes is what ReservedSpace was called once: alone it means the same, and with another ReservedSpace the policy is
+	// invalid (spec OLD-1).
+	KeepBytes int64 `json:"keepBytes,omitempty"`
+	// DryRun has Prune report what it would delete, and nothing more. All policies of a call have it, or none.
+	DryRun bool `json:"dryRun,omitempty"`
+}
+
+// Scorer says in which order records go where not all of them have to. It is to be safe for concurrent use, and is
+// called with no lock of the cache held.
+type Scorer interface {
+	// Score weighs a record that may be pruned; the lowest goes first. It is asked once per record and policy. Equal
+	// scores, and those that are no numbers, go by the last use, the number of uses, and the age.
+	Score(Info) float64
 }

@@ -36,8 +36,6 @@ type Graph struct {
 	chains, blobChains map[string][]*Record
 	// recipes finds merges and diffs by their parents.
 	recipes map[recipe][]*Record
-	// trees counts them by snapshot.
-	trees map[string]int
 
 	lazyBlobs int // records whose Blob.Only is set: while there are none, no walk is needed
 	// lazyGen grows when a record that others may lie on turns lazy; see Record.unlazyAt.
@@ -52,7 +50,7 @@ type Graph struct {
 func New() *Graph {
 	return &Graph{
 		names: map[string]*Record{}, condemned: map[string]*Record{},
-		chains: map[string][]*Record{}, blobChains: map[string][]*Record{}, recipes: map[recipe][]*Record{}, trees: map[string]int{}, lazyGen: 1,
+		chains: map[string][]*Record{}, blobChains: map[string][]*Record{}, recipes: map[recipe][]*Record{}, lazyGen: 1,
 	}
 }
 

@@ -30,9 +30,9 @@ func TestInspect(t *testing.T) {
 	require.Nil(t, g.Lookup("unknown"))
 
 	require.True(t, g.Pin(r))
-	require.False(t, g.Condemn(viewOf(t, g, r)), "it is pinned")
+	require.False(t, condemns(g, viewOf(t, g, r)), "it is pinned")
 	require.False(t, g.Unlink(r, 1).Remove)
-	require.True(t, g.Condemn(viewOf(t, g, r)))
+	require.True(t, condemns(g, viewOf(t, g, r)))
 	require.False(t, g.Pin(r))
 	require.Same(t, r, g.Lookup("m"))
 	require.Same(t, r, g.Lookup("i"))
@@ -41,7 +41,7 @@ func TestInspect(t *testing.T) {
 	require.Same(t, r, g.Lookup("i"))
 	require.Empty(t, g.condemned)
 
-	require.True(t, g.Condemn(viewOf(t, g, r)))
+	require.True(t, condemns(g, viewOf(t, g, r)))
 	_, err := g.Drop(r)
 	require.NoError(t, err)
 	require.Nil(t, g.Lookup("m"))

@@ -161,21 +161,34 @@ func (g *Graph) condemnLocked(r *Record) {
 	}
 }
 
-// Condemn chooses an idle record for deletion. It reports false if the record is in use, has
-// children, or was used or changed since the view was taken.
-func (g *Graph) Condemn(v *View) bool {
+// Condemn chooses idle records for deletion, in order: a record that others lie on may go with them if they come before it. It
+// returns those that it chose. The others are in use, have more children, or were used or changed since the views were
+// taken.
+func (g *Graph) Condemn(views []*View) (chosen []*View) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	r := v.Record
-	if r.gen != v.Gen || r.touched != v.touched || !r.idleLocked() {
-		return false
+	going := map[*Record]int32{} // links of those chosen
+	for _, v := range views {
+		r := v.Record
+		if r.gen != v.Gen || r.touched != v.touched || !r.idleButLocked(going[r]) {
+			continue
+		}
+		g.condemnLocked(r)
+		for _, p := range r.parents {
+			if p != nil {
+				going[p]++
+			}
+		}
+		chosen = append(chosen, v)
 	}
-	g.condemnLocked(r)
-	return true
+	return chosen
 }
 
-func (r *Record) idleLocked() bool {
-	return r.state <= Ready && r.refs == 0 && r.links == 0 && !r.writer && !r.consumed && !r.hidden
+func (r *Record) idleLocked() bool { return r.idleButLocked(0) }
+
+// idleButLocked tells whether nothing holds the record but a number of links.
+func (r *Record) idleButLocked(links int32) bool {
+	return r.state <= Ready && r.refs == 0 && r.links == links && !r.writer && !r.consumed && !r.hidden
 }
 
 // Restore takes a condemnation back: the deletion could not begin, and nothing was changed on disk.

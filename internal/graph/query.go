@@ -42,9 +42,6 @@ func (g *Graph) Status(r *Record) Status {
 			s.Size = m.Size
 		}
 	}
-	if g.countedElsewhereLocked(r) {
-		s.Size = 0
-	}
 	return s
 }
 
@@ -90,24 +87,9 @@ func (g *Graph) Patch(id string, f Field, from *Meta) bool {
 	}
 	if f&FieldSize != 0 {
 		r.sizeGen++
+		r.parts = nil
 	}
 	return true
-}
-
-// SetSize notes a measured size, unless what was measured has changed since SizeGen was gen
-// (spec SIZE-4). For a pair it is kept at the mutable name. It returns the name to store it under.
-func (g *Graph) SetSize(r *Record, gen uint32, size int64) (id string, ok bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if r.sizeGen != gen || r.state > Ready || r.writer {
-		return "", false
-	}
-	m := r.mut
-	if m == nil {
-		m = r.imm
-	}
-	m.Size, m.written = size, false
-	return m.ID, true
 }
 
 // InvalidateSize forgets the size of r.
@@ -120,6 +102,7 @@ func (g *Graph) InvalidateSize(r *Record) {
 // forgetSizeLocked makes the size unknown, and whatever is being measured of no use.
 func (r *Record) forgetSizeLocked() {
 	r.sizeGen++
+	r.parts = nil
 	for _, m := range []*Meta{r.mut, r.imm} {
 		if m != nil {
 			m.Size = -1

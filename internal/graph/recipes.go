@@ -22,7 +22,6 @@ func recipeOf(kind Kind, parents []*Record) (recipe, bool) {
 func (g *Graph) listRecipeLocked(r *Record) {
 	if key, ok := recipeOf(r.kind, r.parents); ok {
 		g.recipes[key] = append(g.recipes[key], r)
-		g.trees[r.imm.SnapshotID]++
 	}
 }
 
@@ -30,9 +29,6 @@ func (g *Graph) unlistRecipeLocked(r *Record) {
 	key, ok := recipeOf(r.kind, r.parents)
 	if !ok {
 		return
-	}
-	if g.trees[r.imm.SnapshotID]--; g.trees[r.imm.SnapshotID] == 0 {
-		delete(g.trees, r.imm.SnapshotID)
 	}
 	rest := slices.DeleteFunc(g.recipes[key], func(other *Record) bool { return other == r })
 	if len(rest) == 0 {
@@ -82,30 +78,6 @@ func (g *Graph) Sharers(r *Record) map[string]*Record {
 		}
 	}
 	return out
-}
-
-// countedElsewhereLocked tells whether the snapshot of r is another record's, too, and is counted there: it is there once.
-func (g *Graph) countedElsewhereLocked(r *Record) bool {
-	key, ok := recipeOf(r.kind, r.parents)
-	if !ok {
-		return false
-	}
-	for _, other := range g.recipes[key] {
-		if other == r {
-			return false
-		}
-		if other.imm.SnapshotID == r.imm.SnapshotID {
-			return true
-		}
-	}
-	return false
-}
-
-// HasTree tells whether a visible merge or diff has the snapshot.
-func (g *Graph) HasTree(snapshotID string) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.trees[snapshotID] > 0
 }
 
 // Beginning is a merge of the first parents of another.

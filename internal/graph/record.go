@@ -49,6 +49,7 @@ type Record struct {
 	mounted               bool
 	abandoned             bool // of no use to who made it, see Graph.Abandon; whoever takes it up changes that
 	sizeGen               uint32
+	parts                 []Part // see View.Parts; replaced, never changed in place
 	// touched counts refs taken, uses and patches: what makes a look at the record out of date
 	// though its state is the same.
 	touched uint64
@@ -84,6 +85,8 @@ type Meta struct {
 	Size int64
 	// Retain is the cache policy.
 	Retain bool
+	// Pinned says that the record must not be pruned.
+	Pinned bool
 	// Blob is nil for a record that never had one.
 	Blob *Blob
 
@@ -119,6 +122,7 @@ const (
 	FieldRetain
 	FieldBlob
 	FieldSnapshotID
+	FieldPinned
 )
 
 func (m *Meta) patch(f Field, from *Meta) {
@@ -145,6 +149,9 @@ func (m *Meta) patch(f Field, from *Meta) {
 	}
 	if f&FieldRetain != 0 {
 		m.Retain = from.Retain
+	}
+	if f&FieldPinned != 0 {
+		m.Pinned = from.Pinned
 	}
 	if f&FieldBlob != 0 {
 		m.Blob = from.Blob

@@ -14,15 +14,21 @@ type View struct {
 	Immutable string
 	Kind      Kind
 	Parents   []string
-	// Size is in bytes, -1 if unknown.
+	// Size is in bytes, -1 if unknown; all that the record owns, whoever else does.
 	Size int64
+	// Parts are what Size is the sum of, where that was measured and is more than the record's snapshot and blob.
+	Parts []Part
+	// Own are what of the record's snapshot and blob others may own as well; their sizes are not told.
+	Own []Part
 	// InUse says that a live ref leads here, directly or through children (spec DU-2).
 	InUse bool
 	// Held says that a live ref is on this very record.
 	Held bool
+	// Pinned says that either name of the record must not be pruned.
+	Pinned bool
 	// Shared is for the caller to set: something outside refers to the record (spec DU-4).
 	Shared bool
-	// Links counts the records lying on this one.
+	// Links counts the records lying on this one, one that names it twice as two.
 	Links int
 }
 
@@ -52,8 +58,9 @@ func (r *Record) shownLocked() *Meta {
 func (g *Graph) viewLocked(r *Record, m *Meta) View {
 	v := View{
 		Record: r, Gen: r.gen, touched: r.touched, Meta: *m, Mutable: m == r.mut, Kind: r.kind, Size: m.Size,
-		InUse: r.mark == g.stamp, Held: r.heldLocked(), Links: int(r.links),
+		InUse: r.mark == g.stamp, Held: r.heldLocked(), Links: int(r.links), Parts: r.parts, Own: r.ownPartsLocked(),
 	}
+	v.Pinned = r.mut != nil && r.mut.Pinned || r.imm != nil && r.imm.Pinned
 	if v.Mutable && r.imm != nil {
 		v.Immutable = r.imm.ID
 		if v.Size < 0 {
@@ -61,9 +68,6 @@ func (g *Graph) viewLocked(r *Record, m *Meta) View {
 		}
 	} else if r.mut != nil && v.Size < 0 {
 		v.Size = r.mut.Size
-	}
-	if g.countedElsewhereLocked(r) {
-		v.Size = 0
 	}
 	for _, p := range r.parents {
 		if p == nil {

@@ -1,0 +1,334 @@
+package cache
+
+import (
+	"context"
+	stderrors "errors"
+	"runtime"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	digest "github.com/opencontainers/go-digest"
+	"github.com/pkg/errors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/internal/pruneplan"
+	"github.com/layercache/cache/metadata"
+)
+
+// This file finds out what records occupy, and whose it is where several own the same.
+
+// object is a physical thing, a snapshot or a blob.
+type object struct {
+	snapshot bool
+	id       string
+}
+
+// accounts are one view of all records with what they own. A thing that several own is counted once, at the oldest of
+// them, and at the next when that one goes (spec SIZE-6, quirk Q24).
+type accounts struct {
+	views []graph.View
+	// owners tells of each thing that more than one record could own where it is counted.
+	owners map[object]owner
+}
+
+// owner is where a thing is counted.
+type owner struct {
+	// view is the index of the record.
+	view int
+	// several says that it is not the only one.
+	several bool
+}
+
+// account measures those of the views that are wanted, by their indexes, as far as that is not known, and tells apart what several
+// records own. An error leaves what could not be measured at 0.
+func (m *manager) account(ctx context.Context, views []graph.View, wanted []int) (*accounts, error) {
+	var unknown []*graph.View
+	for _, i := range wanted {
+		v := &views[i]
+		if v.Mutable && v.InUse { // it is being written (spec DU-5)
+			v.Size, v.Parts, v.Own = 0, nil, nil
+		} else if v.Size < 0 {
+			unknown = append(unknown, v)
+		}
+	}
+	err := m.measure(ctx, unknown)
+	a := &accounts{views: views, owners: map[object]owner{}}
+	for i := range views {
+		a.learn(i)
+	}
+	var whole []*graph.View
+	for _, i := range wanted {
+		if v := &views[i]; v.Parts == nil && v.Size > 0 && a.shares(i) {
+			whole = append(whole, v)
+		}
+	}
+	if len(whole) == 0 {
+		return a, err
+	}
+	err = stderrors.Join(err, m.split(ctx, whole))
+	for i := range views { // what was found out may be others', too
+		a.learn(i)
+	}
+	return a, err
+}
+
+// partsOf lists what is known of what a record owns.
+func partsOf(v *graph.View) []graph.Part {
+	if v.Parts != nil {
+		return v.Parts
+	}
+	return v.Own
+}
+
+// learn notes what a record owns.
+func (a *accounts) learn(i int) {
+	for _, p := range partsOf(&a.views[i]) {
+		key := object{p.Snapshot, p.ID}
+		have, ok := a.owners[key]
+		switch {
+		case !ok:
+			a.owners[key] = owner{view: i}
+		case have.view == i:
+		case older(&a.views[i], &a.views[have.view]):
+			a.owners[key] = owner{view: i, several: true}
+		default:
+			have.several = true
+			a.owners[key] = have
+		}
+	}
+}
+
+func older(a, b *graph.View) bool {
+	if a.Meta.CreatedAt != b.Meta.CreatedAt {
+		return a.Meta.CreatedAt < b.Meta.CreatedAt
+	}
+	return a.Meta.ID < b.Meta.ID
+}
+
+// shares tells whether a record owns anything that another one owns, too.
+func (a *accounts) shares(i int) bool {
+	for _, p := range partsOf(&a.views[i]) {
+		if a.owners[object{p.Snapshot, p.ID}].several {
+			return true
+		}
+	}
+	return false
+}
+
+// size is what is counted at a record.
+func (a *accounts) size(i int) int64 {
+	v := &a.views[i]
+	if v.Parts == nil {
+		return max(v.Size, 0)
+	}
+	var size int64
+	for _, p := range v.Parts {
+		if a.owners[object{p.Snapshot, p.ID}].view == i {
+			size += p.Size
+		}
+	}
+	return size
+}
+
+// things are what the records of a view own, for a plan.
+type things struct {
+	objects []pruneplan.Object
+	// of lists for each view the indexes of what it owns.
+	of [][]int
+}
+
+// things lists what every record owns. What only one owns is one thing. The size of what is shared is that which one of its owners
+// was measured with.
+func (a *accounts) things() things {
+	t := things{of: make([][]int, len(a.views))}
+	at := map[object]int{}
+	for i := range a.views {
+		v := &a.views[i]
+		alone := max(v.Size, 0)
+		for _, p := range partsOf(v) {
+			key := object{p.Snapshot, p.ID}
+			if !a.owners[key].several {
+				continue
+			}
+			n, ok := at[key]
+			if !ok {
+				n = len(t.objects)
+				at[key] = n
+				t.objects = append(t.objects, pruneplan.Object{})
+			}
+			t.of[i] = append(t.of[i], n)
+			o := &t.objects[n]
+			o.Size, o.Kept = max(o.Size, p.Size), o.Kept || v.Shared
+			alone -= p.Size
+		}
+		if alone > 0 {
+			t.of[i] = append(t.of[i], len(t.objects))
+			t.objects = append(t.objects, pruneplan.Object{Size: alone, Kept: v.Shared})
+		}
+	}
+	return t
+}
+
+// inherit has the sizes of records measured again that owned blobs together with records that are gone: those may have had other
+// compressions of them, which the links between blobs keep.
+func (m *manager) inherit(a *accounts, gone []*graph.View) error {
+	left := map[object]bool{}
+	for _, v := range gone {
+		blobs := 0
+		for _, p := range v.Parts {
+			if !p.Snapshot {
+				blobs++
+			}
+		}
+		if blobs < 2 {
+			continue
+		}
+		for _, p := range v.Parts {
+			left[object{p.Snapshot, p.ID}] = !p.Snapshot
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	var errs []error
+	for i := range a.views {
+		v := &a.views[i]
+		for _, p := range partsOf(v) {
+			if left[object{p.Snapshot, p.ID}] && m.g.Has(v.Meta.ID) {
+				m.g.InvalidateSize(v.Record)
+				errs = append(errs, m.store.LaterInts(v.Meta.ID, metadata.Int{Key: keySize, Value: sizeUnknown}))
+				break
+			}
+		}
+	}
+	return stderrors.Join(errs...)
+}
+
+// measured is a size and what it is the sum of.
+type measured struct {
+	size  int64
+	parts []graph.Part
+}
+
+// measureLimit bounds how many sizes are measured at a time: walking trees is disk work, of which
+// more at a time than this gains nothing.
+func measureLimit() int { return 2 * runtime.GOMAXPROCS(0) }
+
+// measure fills in unknown sizes and remembers them. Errors do not stop the others.
+func (m *manager) measure(ctx context.Context, unknown []*graph.View) error {
+	return each(unknown, func(v *graph.View) error {
+		got, err := m.size(ctx, v.Record)
+		v.Size, v.Parts = got.size, got.parts
+		return errors.Wrapf(err, "measuring record %q", v.Meta.ID)
+	})
+}
+
+// split finds out what sizes that are known are the sums of, and remembers it.
+func (m *manager) split(ctx context.Context, whole []*graph.View) error {
+	return each(whole, func(v *graph.View) error {
+		st := m.g.Status(v.Record)
+		parts, known, err := m.measureRecord(ctx, v.Record, st)
+		if err != nil {
+			if m.g.Status(v.Record).State == graph.Gone {
+				err = nil
+			}
+			return errors.Wrapf(err, "measuring record %q", v.Meta.ID)
+		}
+		v.Size, v.Parts = sum(parts), parts
+		if known {
+			m.g.SetSize(v.Record, st.SizeGen, v.Size, parts)
+		}
+		return nil
+	})
+}
+
+// each calls fn for all views, several at a time, and joins the errors.
+func each(views []*graph.View, fn func(*graph.View) error) error {
+	var (
+		mu   sync.Mutex
+		errs []error
+		g    errgroup.Group
+	)
+	g.SetLimit(measureLimit())
+	for _, v := range views {
+		g.Go(func() error {
+			if err := fn(v); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // no function returns an error
+	return stderrors.Join(errs...)
+}
+
+func sum(parts []graph.Part) (size int64) {
+	for _, p := range parts {
+		size += p.Size
+	}
+	return size
+}
+
+// size returns what a record occupies, measuring it once for all who ask (spec SIZE-1, SIZE-3).
+func (m *manager) size(ctx context.Context, rec *graph.Record) (measured, error) {
+	return m.sizes.Do(ctx, rec, func(ctx context.Context) (measured, error) {
+		st := m.g.Status(rec)
+		parts, known, err := m.measureRecord(ctx, rec, st)
+		if err != nil {
+			if m.g.Status(rec).State == graph.Gone {
+				err = nil // it went meanwhile (spec SIZE-2)
+			}
+			return measured{}, err
+		}
+		got := measured{sum(parts), parts}
+		if !known {
+			return got, nil
+		}
+		remember := parts
+		if len(parts) <= 1 || len(parts) == 2 && parts[0].Snapshot && !parts[1].Snapshot {
+			remember = nil // the record tells by itself what they are
+		}
+		// What else a record owns would not be known after a start, and who else owns it, if the sum were.
+		if id, ok := m.g.SetSize(rec, st.SizeGen, got.size, remember); ok && remember == nil {
+			err = m.store.LaterInts(id, metadata.Int{Key: keySize, Value: got.size})
+		}
+		return got, err
+	})
+}
+
+// measureRecord lists the snapshot, those that a merge's lies on, the blob, and its other local compressions. They are not known, and not
+// to be remembered, as long as the record's snapshot is still to come (spec SIZE-5, quirk Q35).
+func (m *manager) measureRecord(ctx context.Context, rec *graph.Record, st graph.Status) (parts []graph.Part, known bool, err error) {
+	known = st.State != graph.Lazy
+	key := st.ImmSnapshot
+	if st.Mut != "" && !st.SnapshotCommitted {
+		key = st.MutSnapshot
+	}
+	if st.Blob == nil || !st.Blob.Only {
+		u, err := m.opt.Snapshotter.Usage(ctx, key)
+		switch {
+		case err == nil:
+			below, err := m.basesOf(ctx, rec, key)
+			if err != nil {
+				return nil, false, errors.Wrapf(err, "what snapshot %q lies on", key)
+			}
+			parts = append(append(parts, graph.Part{Snapshot: true, ID: key, Size: u.Size}), below...)
+			known = true
+		case !errdefs.IsNotFound(err):
+			return nil, false, errors.Wrapf(err, "snapshot %q", key)
+		}
+	}
+	if st.Blob != nil && isDigest(st.Blob.Digest) {
+		blobs, err := m.partsOfBlob(ctx, digest.Digest(st.Blob.Digest))
+		if err != nil {
+			return nil, false, err
+		}
+		local := len(blobs) > 0 && blobs[0].ID == st.Blob.Digest
+		parts = append(parts, blobs...)
+		known = known || local && st.Blob.Only // a pull or an extraction voids it
+	}
+	return parts, known, nil
+}
