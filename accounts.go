@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/layercache/cache/internal/graph"
-	"github.com/layercache/cache/internal/pruneplan"
 	"github.com/layercache/cache/metadata"
 )
 
@@ -131,43 +130,34 @@ func (a *accounts) size(i int) int64 {
 	return size
 }
 
-// things are what the records of a view own, for a plan.
-type things struct {
-	objects []pruneplan.Object
-	// of lists for each view the indexes of what it owns.
-	of [][]int
-}
-
-// things lists what every record owns. What only one owns is one thing. The size of what is shared is that which one of its owners
-// was measured with.
-func (a *accounts) things() things {
-	t := things{of: make([][]int, len(a.views))}
+// things lists the sizes of everything there is, and for each view the indexes of what it owns. What only one record owns is one
+// thing. The size of what several own is that which one of them was measured with.
+func (a *accounts) things() (sizes []int64, of [][]int) {
+	of = make([][]int, len(a.views))
 	at := map[object]int{}
 	for i := range a.views {
-		v := &a.views[i]
-		alone := max(v.Size, 0)
-		for _, p := range partsOf(v) {
+		alone := max(a.views[i].Size, 0)
+		for _, p := range partsOf(&a.views[i]) {
 			key := object{p.Snapshot, p.ID}
 			if !a.owners[key].several {
 				continue
 			}
 			n, ok := at[key]
 			if !ok {
-				n = len(t.objects)
+				n = len(sizes)
 				at[key] = n
-				t.objects = append(t.objects, pruneplan.Object{})
+				sizes = append(sizes, 0)
 			}
-			t.of[i] = append(t.of[i], n)
-			o := &t.objects[n]
-			o.Size, o.Kept = max(o.Size, p.Size), o.Kept || v.Shared
+			of[i] = append(of[i], n)
+			sizes[n] = max(sizes[n], p.Size)
 			alone -= p.Size
 		}
 		if alone > 0 {
-			t.of[i] = append(t.of[i], len(t.objects))
-			t.objects = append(t.objects, pruneplan.Object{Size: alone, Kept: v.Shared})
+			of[i] = append(of[i], len(sizes))
+			sizes = append(sizes, alone)
 		}
 	}
-	return t
+	return sizes, of
 }
 
 // inherit has the sizes of records measured again that owned blobs together with records that are gone: those may have had other

@@ -34,12 +34,12 @@ func (p *prunePlan) next() (planned, bool) {
 	if p.policy.budgeted() && p.left <= p.keep {
 		return planned{}, false
 	}
-	i, freed, ok := p.seq.Next()
+	step, ok := p.seq.Next()
 	if !ok {
 		return planned{}, false
 	}
-	p.left -= freed
-	return planned{&p.views[i], freed}, true
+	p.left -= step.Counted
+	return planned{&p.views[step.Item], step.Freed}, true
 }
 
 // planning is what the policies of one call have in common.
@@ -112,7 +112,11 @@ func (p *planning) plan(ctx context.Context, policy *prunePolicy, keep int64, no
 		return nil, cerr
 	}
 	plan := &prunePlan{policy: policy, accounts: a, keep: keep}
-	plan.seq = p.m.sequence(policy, a, eligible)
+	seq, serr := p.m.sequence(policy, a, eligible)
+	if serr != nil {
+		return nil, serr
+	}
+	plan.seq = seq
 	plan.left = plan.seq.Total()
 	if policy.budgeted() && keep < 0 {
 		free := p.freed
@@ -129,40 +133,40 @@ func (p *planning) plan(ctx context.Context, policy *prunePolicy, keep int64, no
 }
 
 // sequence puts the records in the order in which they go.
-func (m *manager) sequence(policy *prunePolicy, a *accounts, eligible []bool) *pruneplan.Plan {
+func (m *manager) sequence(policy *prunePolicy, a *accounts, eligible []bool) (*pruneplan.Plan, error) {
 	index := make(map[*graph.Record]int, len(a.views))
 	for i := range a.views {
 		index[a.views[i].Record] = i
 	}
-	things := a.things()
+	sizes, of := a.things()
 	items := make([]pruneplan.Item, len(a.views))
 	for i := range a.views {
 		v := &a.views[i]
 		items[i] = pruneplan.Item{
 			LastUsed: v.Meta.LastUsedAt, Count: int64(v.Meta.UsageCount), Created: v.Meta.CreatedAt, ID: v.Meta.ID,
-			Links: v.Links, Eligible: eligible[i], Objects: things.of[i],
+			Links: v.Links, Eligible: eligible[i], Shared: v.Shared, Objects: of[i],
 		}
 		for _, parent := range v.Record.Parents() {
-			if at, ok := index[parent]; ok && parent != nil {
+			if at, ok := index[parent]; ok {
 				items[i].Parents = append(items[i].Parents, at)
 			}
 		}
 	}
 	switch {
 	case !policy.budgeted():
-		return pruneplan.Plain(items, things.objects)
-	case m.opt.PruneScorer != nil:
-		scores := make([]float64, len(items))
-		for i := range items {
-			if eligible[i] {
-				u := usageOf(&a.views[i])
-				u.Size = a.size(i)
-				scores[i] = m.opt.PruneScorer.Score(*u)
-			}
-		}
-		return pruneplan.Scored(items, things.objects, scores)
+		return pruneplan.NewPlain(items, sizes)
+	case m.opt.PruneScorer == nil:
+		return pruneplan.New(items, sizes)
 	}
-	return pruneplan.Ranked(items, things.objects)
+	scores := make([]float64, len(items))
+	for i := range items {
+		if eligible[i] {
+			u := usageOf(&a.views[i])
+			u.Size = a.size(i)
+			scores[i] = m.opt.PruneScorer.Score(*u)
+		}
+	}
+	return pruneplan.NewScored(items, sizes, scores)
 }
 
 // verdicts says what policies, applied in order, would do to every record.

@@ -124,6 +124,6 @@ type PruneInfo struct {
 // called with no lock of the cache held.
 type Scorer interface {
 	// Score weighs a record that may be pruned; the lowest goes first. It is asked once per record and policy. Equal
-	// scores, and those that are no numbers, go by the last use, the number of uses, and the age.
+	// scores go by the last use, the number of uses, and the age; one that is not a number is an invalid argument.
 	Score(Info) float64
 }
