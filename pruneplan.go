@@ -2,6 +2,8 @@ package cache
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/pkg/errors"
@@ -95,6 +97,9 @@ func (p *planning) plan(ctx context.Context, policy *prunePolicy, keep int64, no
 	views, err := p.view(policy)
 	if err != nil {
 		return nil, err
+	}
+	if !policy.budgeted() { // else the scores say what comes first
+		slices.SortFunc(views, func(a, b graph.View) int { return strings.Compare(a.Meta.ID, b.Meta.ID) })
 	}
 	eligible := make([]bool, len(views))
 	var wanted []int
