@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/layercache/cache/metadata"
 )
@@ -168,7 +169,13 @@ func (p *Parts) openBackendCopy(ctx context.Context, copies, name string) error 
 	raw.NoSync = true // who loses it makes another copy
 	p.raw = raw
 	p.closers = append(p.closers, raw.Close)
-	trees, err := openReadTrees(name, filepath.Join(p.Dir, snapshotsDir), filepath.Join(copies, copyName(snapshotterDB)))
+	books := filepath.Join(copies, copyName(snapshotterDB))
+	if _, err := os.Stat(books); errors.Is(err, fs.ErrNotExist) {
+		if err := p.requireNoSnapshots(name); err != nil {
+			return err
+		}
+	}
+	trees, err := openReadTrees(name, filepath.Join(p.Dir, snapshotsDir), books)
 	if err != nil {
 		return err
 	}
@@ -181,6 +188,17 @@ func (p *Parts) openBackendCopy(ctx context.Context, copies, name string) error 
 	p.guard = newGuard(name, trees, raw)
 	p.guard.reverser = trees
 	return p.wire(ctx, sn, p.reading.blobs, p.guard)
+}
+
+// requireNoSnapshots sees to it that a snapshotter without a database has none, rather than one elsewhere: all snapshots would look lost.
+func (p *Parts) requireNoSnapshots(name string) error {
+	return p.raw.View(func(tx *bolt.Tx) (err error) {
+		forEachBucket(backendBucket(tx, namespace, "snapshots", name), func([]byte, *bolt.Bucket) bool {
+			err = errors.Wrapf(ErrSnapshotter, "%s has no database in %s that could be looked at", name, filepath.Join(p.Dir, snapshotsDir))
+			return false
+		})
+		return err
+	})
 }
 
 // reading is what lies below containerd's metadata during an inspection.

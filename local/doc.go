@@ -22,6 +22,10 @@
 // are the databases; whoever comes second, be it this library or buildkitd, is told at once:
 // here by [ErrInUse].
 //
+// # Looking only
+//
+// [Inspect] tells what is in a directory that nobody has open, and does not change a byte of it.
+//
 // # Lock order
 //
 // Snapshotter writes and lease writes go to the same bolt database, and containerd holds a lock

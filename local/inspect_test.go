@@ -228,6 +228,7 @@ func TestInspectOverhead(t *testing.T) {
 func TestInspectRefuses(t *testing.T) {
 	forEachSnapshotter(t, func(t *testing.T, opts Options) {
 		dir := t.TempDir()
+		opts.NoBackgroundGC = true // it would take the blob
 		c := openCache(t, dir, opts)
 		id := makeRecord(t, c, nil, 10, false)
 		desc := layerBlob(t, c.Parts, tree.File("f", "blob"))
@@ -313,7 +314,11 @@ func TestInspectErrors(t *testing.T) {
 		require.ErrorIs(t, err, errdefs.ErrPermissionDenied)
 		require.NoError(t, os.Chmod(filepath.Join(dir, backendDB), 0o600))
 	}
-	require.NoError(t, os.Truncate(filepath.Join(dir, snapshotsDir, snapshotterDB), 8<<10))
+	books := filepath.Join(dir, snapshotsDir, snapshotterDB)
+	require.NoError(t, os.Rename(books, books+".elsewhere"))
+	require.ErrorIs(t, inspect(dir, InspectOptions{}), ErrSnapshotter, "without its database all snapshots would look lost")
+	require.NoError(t, os.Rename(books+".elsewhere", books))
+	require.NoError(t, os.Truncate(books, 8<<10))
 	require.ErrorIs(t, inspect(dir, InspectOptions{}), ErrForeign)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, backendDB), []byte("not a database"), 0o600))
 	require.ErrorIs(t, inspect(dir, InspectOptions{}), ErrForeign)

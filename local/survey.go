@@ -126,6 +126,18 @@ func nameInLeases(top *bolt.Bucket) []string {
 	return names
 }
 
+// backendBucket returns a bucket of containerd's metadata, nil if it is not there.
+func backendBucket(tx *bolt.Tx, keys ...string) *bolt.Bucket {
+	b := tx.Bucket([]byte(backendTopLevel))
+	for _, key := range keys {
+		if b == nil {
+			return nil
+		}
+		b = b.Bucket([]byte(key))
+	}
+	return b
+}
+
 // forEachBucket calls fn for the buckets in parent, which may be nil, until it returns false.
 func forEachBucket(parent *bolt.Bucket, fn func(name []byte, b *bolt.Bucket) bool) {
 	if parent == nil {

@@ -21,6 +21,10 @@ import (
 
 // addUnlisted adds to what the parts list what is there all the same, sorted as cache.Inspector says.
 func (p *Parts) addUnlisted(ctx context.Context, listed []usage.Overhead) ([]usage.Overhead, error) {
+	if err := p.running.begin(); err != nil {
+		return nil, err
+	}
+	defer p.running.end()
 	out := slices.Clone(listed)
 	for _, look := range []func(context.Context) ([]usage.Overhead, error){
 		p.unlistedSnapshots, p.unlistedBlobs, p.unlistedIngests, p.strayTrees, p.strayFiles,
@@ -41,14 +45,7 @@ func (p *Parts) addUnlisted(ctx context.Context, listed []usage.Overhead) ([]usa
 func (p *Parts) unlistedSnapshots(ctx context.Context) ([]usage.Overhead, error) {
 	known := map[string]bool{}
 	err := p.raw.View(func(tx *bolt.Tx) error {
-		b := tx.Bucket([]byte(backendTopLevel))
-		for _, key := range []string{namespace, "snapshots", p.SnapshotterName} {
-			if b == nil {
-				return nil
-			}
-			b = b.Bucket([]byte(key))
-		}
-		forEachBucket(b, func(_ []byte, row *bolt.Bucket) bool {
+		forEachBucket(backendBucket(tx, namespace, "snapshots", p.SnapshotterName), func(_ []byte, row *bolt.Bucket) bool {
 			known[string(row.Get([]byte("name")))] = true
 			return true
 		})
@@ -128,14 +125,7 @@ func (p *Parts) unlistedIngests(ctx context.Context) ([]usage.Overhead, error) {
 func (p *Parts) ingestDirs() (map[string]bool, error) {
 	dirs := map[string]bool{}
 	err := p.raw.View(func(tx *bolt.Tx) error {
-		b := tx.Bucket([]byte(backendTopLevel))
-		for _, key := range []string{namespace, "content", "ingests"} {
-			if b == nil {
-				return nil
-			}
-			b = b.Bucket([]byte(key))
-		}
-		forEachBucket(b, func(_ []byte, row *bolt.Bucket) bool {
+		forEachBucket(backendBucket(tx, namespace, "content", "ingests"), func(_ []byte, row *bolt.Bucket) bool {
 			dirs[digest.FromBytes(row.Get([]byte("ref"))).Encoded()] = true
 			return true
 		})
