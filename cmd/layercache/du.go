@@ -7,6 +7,7 @@ import (
 	"flag"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pkg/errors"
 
@@ -39,7 +40,7 @@ func duCommand() subcommand {
 type du struct {
 	filter     []string
 	tree, json bool
-	age        timeSpan
+	age        time.Duration
 }
 
 // report is what du finds, and its JSON form.
@@ -163,7 +164,7 @@ func printRest(out *console.Printer, r *report) {
 		printColumns(out, rows)
 	}
 	t := r.Totals
-	out.Printf("\n%d records: %s, reclaimable %s\n", t.Records, console.Bytes(t.Size), console.Bytes(t.Reclaimable))
+	out.Printf("\n%s: %s, reclaimable %s\n", recordsText(t.Records), console.Bytes(t.Size), console.Bytes(t.Reclaimable))
 	if len(r.Overhead) > 0 {
 		out.Printf("beside them: %s\ntotal: %s\n", console.Bytes(t.Overhead), console.Bytes(t.Size+t.Overhead))
 	}

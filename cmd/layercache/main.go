@@ -143,7 +143,7 @@ func (c *subcommand) run(ctx context.Context, args []string, s *streams) error {
 	args, err := parse(fs, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		s.out.Printf("usage: layercache %s %s\n\n%s\n\n", c.name, c.args, c.about)
+		s.out.Printf("usage: layercache %s [FLAGS] %s\n\n%s\n\n", c.name, c.args, c.about)
 		fs.SetOutput(s.out.W)
 		fs.PrintDefaults()
 		return nil

@@ -323,5 +323,5 @@ func TestErrors(t *testing.T) {
 func TestHelp(t *testing.T) {
 	require.Contains(t, mustRun(t, "-h"), "usage: layercache COMMAND DIR")
 	require.Contains(t, mustRun(t, "prune", "-h"), "-max-used-space N")
-	require.Contains(t, mustRun(t, "show", "--help"), "usage: layercache show DIR ID\n")
+	require.Contains(t, mustRun(t, "show", "--help"), "usage: layercache show [FLAGS] DIR ID\n")
 }

@@ -15,8 +15,6 @@ import (
 	"github.com/layercache/cache/local"
 )
 
-type timeSpan = time.Duration
-
 // inspect opens a directory for looking, and says what is remarkable about that.
 func inspect(ctx context.Context, dir string, s *streams) (*local.Inspection, error) {
 	i, err := local.Inspect(ctx, dir, local.InspectOptions{})
@@ -73,6 +71,14 @@ func printJSON(out *console.Printer, v any) error {
 }
 
 func countText(n int) string { return strconv.Itoa(n) }
+
+// recordsText is a number of records.
+func recordsText(n int) string {
+	if n == 1 {
+		return "1 record"
+	}
+	return countText(n) + " records"
+}
 
 // timeText is a moment in the one form that sorts and that everybody reads alike.
 func timeText(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }

@@ -62,7 +62,7 @@ func prune(ctx context.Context, from pruner, policy usage.PruneInfo, did string,
 	}
 	p.end()
 	err := <-done
-	s.out.Printf("%s %d records, %s\n", did, p.count, console.Bytes(p.bytes))
+	s.out.Printf("%s\n", p.text())
 	return err
 }
 
@@ -89,7 +89,12 @@ func (p *progress) begin() {
 
 func (p *progress) draw() {
 	p.drawn = time.Now()
-	p.screen.Draw(nil, []string{p.did + " " + countText(p.count) + " records, " + console.Bytes(p.bytes)})
+	p.screen.Draw(nil, []string{p.text()})
+}
+
+// text says how far it is.
+func (p *progress) text() string {
+	return p.did + " " + recordsText(p.count) + ", " + console.Bytes(p.bytes)
 }
 
 func (p *progress) gone(info *usage.Info) {

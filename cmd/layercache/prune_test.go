@@ -24,14 +24,14 @@ func TestPrune(t *testing.T) {
 	m := makeCache(t)
 	out := mustRun(t, "prune", m.dir, "-filter", "description==merged")
 	require.Equal(t, []string{m.merge}, ids(out))
-	require.Contains(t, out, "deleted 1 records, 0 B\n")
+	require.Contains(t, out, "deleted 1 record, 0 B\n")
 	require.Contains(t, mustRun(t, "prune", "-keep-duration", "1h", "-max-used-space", "1GB", m.dir), "deleted 0 records, 0 B\n")
 
 	out = mustRun(t, "prune", m.dir)
 	require.NotContains(t, ids(out), m.internal)
 	require.Len(t, ids(out), 4)
 	require.Regexp(t, `deleted 4 records, [0-9.]+ kB\n\z`, out)
-	require.Regexp(t, `(?m)^1 records: `, mustRun(t, "du", m.dir))
+	require.Regexp(t, `(?m)^1 record: `, mustRun(t, "du", m.dir))
 
 	require.Equal(t, []string{m.internal}, ids(mustRun(t, "prune", m.dir, "-all")))
 	out = mustRun(t, "du", m.dir)
