@@ -126,6 +126,17 @@ func (i *Inspection) Search(ctx context.Context, index string, prefix bool) ([]s
 	return ids, nil
 }
 
+// Prune is that of cache.Controller for policies that are dry runs: what the same policies would delete is sent to ch. Others
+// are [ErrInspection].
+func (i *Inspection) Prune(ctx context.Context, ch chan usage.Info, policies ...usage.PruneInfo) error {
+	for _, p := range policies {
+		if !p.DryRun {
+			return lookOnly("a prune that is no dry run")
+		}
+	}
+	return i.manager.Prune(ctx, ch, policies...)
+}
+
 // Check is that of cache.Checker. What Open repairs by itself, as it does after every crash, is no finding; see Repaired.
 func (i *Inspection) Check(ctx context.Context) ([]cache.Finding, error) {
 	return i.manager.Check(ctx)

@@ -249,6 +249,7 @@ func TestInspectRefuses(t *testing.T) {
 			for name, err := range map[string]error{
 				"New": errNew, "Mount": errMount, "collection": errGC, "Writer": errWriter, "View": errView, "Update of a blob": errLabel,
 				"Commit": p.reading.trees.Commit(ctx, "n", "k"), "Remove": p.reading.trees.Remove(ctx, "k"),
+				"Prune":  i.Prune(ctx, nil, usage.PruneInfo{DryRun: true}, usage.PruneInfo{}),
 				"Delete": p.reading.blobs.Delete(ctx, desc.Digest), "Abort": p.reading.blobs.Abort(ctx, "r"),
 			} {
 				require.ErrorIs(t, err, ErrInspection, name)

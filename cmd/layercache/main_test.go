@@ -298,7 +298,10 @@ func TestErrors(t *testing.T) {
 		{exitUsage, "not a size", []string{"prune", "-max-used-space", "lots", m.dir}},
 		{exitUsage, "negative", []string{"prune", "-min-free-space", "-1", m.dir}},
 		{exitUsage, "negative", []string{"prune", "-keep-duration", "-1h", m.dir}},
+		{exitUsage, "-why is for -dry-run", []string{"prune", "-why", m.dir}},
+		{exitUsage, "KeepBytes", []string{"prune", "-keep-bytes", "1", "-reserved-space", "2", m.dir}},
 		{exitError, "no cache directory", []string{"du", none}},
+		{exitError, "no cache directory", []string{"prune", "-dry-run", none}},
 		{exitError, "no cache directory", []string{"check", "--", none}},
 		{exitError, "no cache directory", []string{"prune", none}},
 	} {
@@ -310,7 +313,7 @@ func TestErrors(t *testing.T) {
 	}
 	c, err := local.Open(t.Context(), m.dir, local.Options{})
 	require.NoError(t, err)
-	for _, args := range [][]string{{"du", m.dir}, {"show", m.dir, m.base}, {"check", m.dir}, {"prune", m.dir}} {
+	for _, args := range [][]string{{"du", m.dir}, {"show", m.dir, m.base}, {"check", m.dir}, {"prune", m.dir}, {"prune", "-dry-run", m.dir}} {
 		r := layercache(t, nil, args...)
 		require.Equal(t, exitError, r.code)
 		require.Contains(t, r.stderr, "in use", "fault 33")

@@ -4,8 +4,11 @@ import (
 	"context"
 	stderrors "errors"
 	"flag"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/internal/console"
 	"github.com/layercache/cache/local"
@@ -25,7 +28,16 @@ func pruneCommand() subcommand {
 			fs.Var((*size)(&p.ReservedSpace), "reserved-space", "the cache may always keep `N` bytes")
 			fs.Var((*size)(&p.MaxUsedSpace), "max-used-space", "the cache may keep at most `N` bytes")
 			fs.Var((*size)(&p.MinFreeSpace), "min-free-space", "delete until `N` bytes are free on the disk")
+			fs.Var((*size)(&p.KeepBytes), "keep-bytes", "the older name of -reserved-space, `N` bytes")
+			fs.BoolVar(&p.DryRun, "dry-run", false, "change nothing, but tell what would be deleted")
+			why := fs.Bool("why", false, "with -dry-run: also list what stays, and why")
 			return func(ctx context.Context, args []string, s *streams) error {
+				switch {
+				case p.DryRun:
+					return dryRun(ctx, args[0], p, *why, s)
+				case *why:
+					return usageError{errors.New("-why is for -dry-run")}
+				}
 				return runPrune(ctx, args[0], p, s)
 			}
 		},
@@ -39,6 +51,36 @@ func runPrune(ctx context.Context, dir string, policy usage.PruneInfo, s *stream
 	}
 	defer func() { err = stderrors.Join(err, c.Close()) }()
 	return prune(ctx, c, policy, "deleted", s)
+}
+
+func dryRun(ctx context.Context, dir string, policy usage.PruneInfo, why bool, s *streams) (err error) {
+	i, err := inspect(ctx, dir, s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = stderrors.Join(err, i.Close()) }()
+	if err := prune(ctx, i, policy, "would delete", s); err != nil || !why {
+		return err
+	}
+	return explain(ctx, i, policy, s)
+}
+
+// explain lists what stays, the largest first, and why.
+func explain(ctx context.Context, i *local.Inspection, policy usage.PruneInfo, s *streams) error {
+	infos, err := i.DiskUsage(ctx, usage.DiskUsageInfo{Policies: []usage.PruneInfo{policy}})
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(infos, bySize)
+	rows := [][]string{{"STAYS", "SIZE", "REASON", "DESCRIPTION"}}
+	for _, info := range infos {
+		if v := info.Verdict; v != nil && !v.Pruned && len(v.Reasons) > 0 {
+			rows = append(rows, []string{console.Name(info.ID), console.Bytes(info.Size), string(v.Reasons[0]), console.Name(info.Description)})
+		}
+	}
+	s.out.Printf("\n")
+	printColumns(s.out, rows)
+	return s.out.Err
 }
 
 // pruner deletes, or plans to.

@@ -49,6 +49,45 @@ func TestPruneBudget(t *testing.T) {
 	require.Empty(t, ids(mustRun(t, "prune", m.dir, "--all", "--reserved-space=1GB")))
 }
 
+// A dry run tells what the run then does, record by record and to the byte, and changes nothing; what stays is told with the reason. fault 20
+func TestDryRun(t *testing.T) {
+	for name, policy := range map[string][]string{
+		"everything that may": nil,
+		"all":                 {"-all"},
+		"budget":              {"-all", "-max-used-space", "41KiB"},
+		"reserved":            {"-keep-bytes", "25KiB"},
+		"filtered":            {"-filter", "description==merged", "-filter", "id==nobody"},
+		"young":               {"-keep-duration", "1h"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			forEachSnapshotter(t, func(t *testing.T, m *made) {
+				policy := append([]string{"prune", m.dir}, policy...)
+				var dry string
+				untouched(t, m.dir, func() {
+					dry = mustRun(t, append(policy, "-dry-run")...)
+					testWhy(t, dry, mustRun(t, append(policy, "-dry-run", "-why")...))
+				})
+				did := mustRun(t, policy...)
+				require.Equal(t, strings.Replace(dry, "would delete", "deleted", 1), did)
+			})
+		})
+	}
+}
+
+// testWhy wants every record to go or to stay, and a reason for each that stays.
+func testWhy(t *testing.T, dry, why string) {
+	t.Helper()
+	rest, ok := strings.CutPrefix(why, dry+"\n")
+	require.True(t, ok, "%s\n%s", dry, why)
+	lines := strings.Split(strings.TrimSpace(rest), "\n")
+	require.Regexp(t, `^STAYS +SIZE +REASON +DESCRIPTION$`, lines[0])
+	require.Len(t, lines[1:], 6-len(ids(dry)))
+	for _, line := range lines[1:] {
+		require.Regexp(t, `  (protected type|too young|filtered|parent|within budget)  `, line)
+		require.NotContains(t, ids(dry), strings.Fields(line)[0])
+	}
+}
+
 // On a terminal what is under way is shown at its bottom, and taken away in the end.
 func TestTerminal(t *testing.T) {
 	m := makeCache(t)
