@@ -18,7 +18,7 @@ import (
 
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/compression"
-	"github.com/layercache/cache/examples/internal/console"
+	"github.com/layercache/cache/internal/console"
 	"github.com/layercache/cache/local"
 	"github.com/layercache/cache/remote"
 	"github.com/layercache/cache/snapshot"
@@ -154,11 +154,11 @@ func report(out *console.Printer, to target, img *image, layers []ocispecs.Descr
 		total += desc.Size
 	}
 	out.Printf("image  %s\n       %s, %s, %d layers, %s\n", console.Printable(to.name()), img.manifest.Digest,
-		platforms.Format(img.platform), len(layers), console.BytesText(total))
+		platforms.Format(img.platform), len(layers), console.Bytes(total))
 	for i, desc := range layers {
-		out.Printf("layer  %d/%d  %s  %s  %s\n", i+1, len(layers), desc.Digest, console.BytesText(desc.Size), compressionOf(desc))
+		out.Printf("layer  %d/%d  %s  %s  %s\n", i+1, len(layers), desc.Digest, console.Bytes(desc.Size), compressionOf(desc))
 	}
-	return out.Err()
+	return out.Err
 }
 
 // compressionOf names the compression of a layer's blob, as far as its descriptor tells.

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/layercache/cache/examples/internal/console"
+	"github.com/layercache/cache/internal/console"
 	"github.com/layercache/cache/local"
 	"github.com/layercache/cache/usage"
 )
@@ -27,8 +27,8 @@ func listRecords(ctx context.Context, c *local.Cache, out *console.Printer) erro
 		if r.Mutable {
 			kind = "writable"
 		}
-		out.Printf("%s  %-8s  %10s  %s  %s\n", r.ID, kind, console.BytesText(r.Size), r.CreatedAt.UTC().Format("2006-01-02 15:04:05"),
-			console.EntryName(r.Description))
+		out.Printf("%s  %-8s  %10s  %s  %s\n", r.ID, kind, console.Bytes(r.Size), r.CreatedAt.UTC().Format("2006-01-02 15:04:05"),
+			console.Name(r.Description))
 	}
-	return out.Err()
+	return out.Err
 }

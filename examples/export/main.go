@@ -35,7 +35,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/compression/codec"
-	"github.com/layercache/cache/examples/internal/console"
+	"github.com/layercache/cache/internal/console"
 )
 
 // Exit codes.
@@ -56,14 +56,14 @@ func main() {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second interrupt ends the program at once
-	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr, console.TerminalOf(os.Stderr))
+	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr, console.Of(os.Stderr))
 	stop()
 	os.Exit(code)
 }
 
 // command runs the program with a command line and returns its exit code. A nil tty means that stderr is no terminal.
-func command(ctx context.Context, args []string, stdout, stderr io.Writer, tty console.Terminal) int {
-	errOut := console.NewPrinter(stderr)
+func command(ctx context.Context, args []string, stdout, stderr io.Writer, tty console.Size) int {
+	errOut := &console.Printer{W: stderr}
 	s, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -76,10 +76,10 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer, tty c
 	if err := log.SetLevel("error"); err != nil {
 		errOut.Printf("export: %v\n", err)
 	}
-	out := console.NewPrinter(stdout)
+	out := &console.Printer{W: stdout}
 	err = run(ctx, s, out, console.NewView(stderr, tty))
 	if err == nil {
-		err = out.Err()
+		err = out.Err
 	}
 	switch {
 	case err == nil:
@@ -109,7 +109,7 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	fs.BoolVar(&s.compression.Force, "force", false, "convert blobs of another kind, too")
 	fs.StringVar(&platform, "platform", "", "`os/arch` that the image is for (default: this machine's)")
 	fs.Usage = func() {
-		console.NewPrinter(stderr).Printf("%s", usageText)
+		(&console.Printer{W: stderr}).Printf("%s", usageText)
 		fs.PrintDefaults()
 	}
 	if err := fs.Parse(args); err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/layercache/cache/examples/internal/console"
+	"github.com/layercache/cache/internal/console"
 )
 
 // phase is how far something is.
@@ -45,9 +45,9 @@ func (s status) Line() string {
 	text := s.label + "  " + s.phase.String()
 	switch s.phase {
 	case writing:
-		text += "  " + console.BytesText(s.read) + " of " + console.BytesText(s.size)
+		text += "  " + console.Bytes(s.read) + " of " + console.Bytes(s.size)
 	case written:
-		text += "  " + console.BytesText(s.size)
+		text += "  " + console.Bytes(s.size)
 		if s.read == 0 && s.size > 0 {
 			text += "  (was there)"
 		}

@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/pkg/errors"
 
-	"github.com/layercache/cache/examples/internal/console"
+	"github.com/layercache/cache/internal/console"
 	"github.com/layercache/cache/progress"
 	"github.com/layercache/cache/snapshot"
 )
@@ -55,9 +55,9 @@ func (s status) Line() string {
 	text := "layer " + s.label + "  " + console.Short(s.digest) + "  " + s.phase.String()
 	switch s.phase {
 	case pulling:
-		text += "  " + console.BytesText(s.read) + " of " + console.BytesText(s.size)
+		text += "  " + console.Bytes(s.read) + " of " + console.Bytes(s.size)
 	case pulled, extracting, extracted:
-		text += "  " + console.BytesText(s.size)
+		text += "  " + console.Bytes(s.size)
 	case failed:
 		text += ": " + s.err.Error()
 	}

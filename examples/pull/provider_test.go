@@ -12,7 +12,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
 
-	"github.com/layercache/cache/examples/internal/console"
+	"github.com/layercache/cache/internal/console"
 )
 
 const blobText = "0123456789"

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	digest "github.com/opencontainers/go-digest"
 )
 
 // Printer writes lines and remembers the first failure, after which it writes nothing more.
@@ -61,4 +63,10 @@ func Cut(text string, n int) string {
 		return text
 	}
 	return string([]rune(text)[:n])
+}
+
+// Short is enough of a valid digest to tell a layer from the others.
+func Short(d digest.Digest) string {
+	hex := d.Encoded()
+	return hex[:min(len(hex), 12)]
 }
