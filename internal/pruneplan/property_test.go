@@ -1,10 +1,12 @@
 package pruneplan_test
 
 import (
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -111,8 +113,17 @@ func compare(t require.TestingT, items []pruneplan.Item, sizes []int64, scores [
 	}
 }
 
-// The plan of random caches is what scanning everything again gives: spec PRN-4, PRN-7, PRN-12, PRN-13, quirk Q69, Q70. 330 caches of
-// each shape, 4290 in all.
+// deepTrees is how many caches of each shape are tried that have more records, and deeper trees, than those of rapid. It grows with
+// -rapid.checks, with which .ci/full asks for more.
+func deepTrees(t *testing.T) uint64 {
+	t.Helper()
+	checks, err := strconv.ParseUint(flag.Lookup("rapid.checks").Value.String(), 10, 32)
+	require.NoError(t, err)
+	return max(checks/10, 1)
+}
+
+// The plan of random caches is what scanning everything again gives: spec PRN-4, PRN-7, PRN-12, PRN-13, quirk Q69, Q70. 310 caches of
+// each shape, 4030 in all.
 func TestSameAsScanningAgain(t *testing.T) {
 	for name, shape := range shapes {
 		t.Run(name, func(t *testing.T) {
@@ -127,7 +138,7 @@ func TestSameAsScanningAgain(t *testing.T) {
 					compare(rt, items, sizes, nil)
 				}
 			})
-			for seed := range uint64(30) { // deeper trees
+			for seed := range deepTrees(t) {
 				rnd := rand.New(rand.NewPCG(seed, 99))
 				items, sizes := cacheOf(rnd, shape, 60+rnd.IntN(240), []float64{0, 0.9, 2}[seed%3], 0, 0)
 				compare(t, items, sizes, nil)
