@@ -11,9 +11,14 @@ type lifecycle struct {
 	idle    sync.Cond
 	running int
 	closed  atomic.Bool
+	// closing is closed when close begins, for operations that wait for their caller.
+	closing chan struct{}
 }
 
-func (l *lifecycle) init() { l.idle.L = &l.mu }
+func (l *lifecycle) init() {
+	l.idle.L = &l.mu
+	l.closing = make(chan struct{})
+}
 
 // begin admits an operation, which must call end. It fails once close was called.
 func (l *lifecycle) begin() error {
@@ -66,6 +71,9 @@ func (l *lifecycle) close() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	first := l.closed.CompareAndSwap(false, true)
+	if first {
+		close(l.closing)
+	}
 	for l.running > 0 {
 		l.idle.Wait()
 	}

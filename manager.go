@@ -87,7 +87,8 @@ type Controller interface {
 	WalkUsage(ctx context.Context, info usage.DiskUsageInfo, fn func(*usage.Info) error) error
 	// Prune deletes idle records as the policies allow, one policy after the other, and then has
 	// the backend collect what that set free. Each deleted record is sent to ch, unless that is nil, with the bytes that came free
-	// with it as its size; ch is not closed. A consumer may call the manager. Prune returns when ctx ends; what was
+	// with it as its size; ch is not closed. A consumer may call the manager, and one that stops reading holds up nothing but this call and
+	// other calls of Prune, of which only one runs at a time. Prune returns when ctx ends, and with ErrClosed at Close; what was
 	// deleted stays deleted. With an invalid policy nothing is deleted at all, and with DryRun neither: the same
 	// records are sent as would be deleted.
 	Prune(ctx context.Context, ch chan usage.Info, policies ...usage.PruneInfo) error
@@ -105,7 +106,7 @@ type Manager interface {
 	// Holders lists the live refs to the record named id, or to all records if id is empty. It is
 	// empty unless ManagerOpt.TrackHolders is set.
 	Holders(id string) []Holder
-	// Close waits for the operations under way, has the trees of idle records flushed to disk (see
+	// Close waits for the operations under way, except that Prune deletes no more, has the trees of idle records flushed to disk (see
 	// ManagerOpt.SyncFS), writes what is pending and closes the metadata store. It does not release refs, nor
 	// mounts that are in use: those go by their own releases, and an error tells of what nobody uses and cannot be
 	// unmounted. Calls afterwards fail with ErrClosed; a second Close returns nil.

@@ -97,6 +97,7 @@ func (p *pruning) dryRun(ctx context.Context, policies []prunePolicy) error {
 // is planned anew (spec PRN-11, PRN-12).
 func (p *pruning) run(ctx context.Context, policy *prunePolicy) error {
 	now, keep := p.m.opt.Now(), int64(-1)
+	p.taken = map[*graph.Record]bool{}
 	for {
 		plan, unmeasured := p.plan(ctx, policy, keep, now)
 		if plan == nil {
@@ -111,12 +112,13 @@ func (p *pruning) run(ctx context.Context, policy *prunePolicy) error {
 }
 
 // carryOutPlan deletes batch by batch. It tells whether the plan turned out to be out of date: with a budget at the first record that
-// must not go, else at the end, if anything went at all.
+// must not go, else at the end, if anything went at all. Where nothing of a batch could go, its records are no part of the next plan: whoever takes
+// them whenever there is a plan, as a checker of external references may, would have the plans never end.
 func (p *pruning) carryOutPlan(ctx context.Context, plan *prunePlan) (again bool, err error) {
 	stale, gone := false, 0
 	for {
-		if ctx.Err() != nil {
-			return false, context.Cause(ctx)
+		if err := p.ended(ctx); err != nil {
+			return false, err
 		}
 		var batch []planned
 		for len(batch) < pruneBatch {
@@ -134,6 +136,11 @@ func (p *pruning) carryOutPlan(ctx context.Context, plan *prunePlan) (again bool
 			return false, err
 		}
 		gone += n
+		if n == 0 {
+			for _, victim := range batch {
+				p.taken[victim.view.Record] = true
+			}
+		}
 		if n < len(batch) {
 			if plan.policy.budgeted() {
 				return true, nil
@@ -192,6 +199,18 @@ func (p *pruning) report(ctx context.Context, victim planned) error {
 	case p.ch <- *u:
 		return nil
 	case <-ctx.Done():
+	case <-p.m.life.closing: // the consumer may have stopped reading, and must not hold up Close
+	}
+	return p.ended(ctx)
+}
+
+// ended tells why no more may be deleted: the caller's context has ended, or Close was called.
+func (p *pruning) ended(ctx context.Context) error {
+	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if p.m.life.isClosed() {
+		return errors.Wrap(ErrClosed, "pruning")
+	}
+	return nil
 }

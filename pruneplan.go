@@ -52,6 +52,8 @@ type planning struct {
 	freed int64
 	// gone are records that were planned without being deleted.
 	gone map[*graph.Record]bool
+	// taken are records of the policy's earlier plans that somebody used before they could be deleted.
+	taken map[*graph.Record]bool
 }
 
 // view looks at all records that are left, and asks the external checker about them where the policy cares.
@@ -104,7 +106,7 @@ func (p *planning) plan(ctx context.Context, policy *prunePolicy, keep int64, no
 	eligible := make([]bool, len(views))
 	var wanted []int
 	for i := range views {
-		eligible[i] = policy.spares(&views[i], now) == ""
+		eligible[i] = policy.spares(&views[i], now) == "" && !p.taken[views[i].Record]
 		if eligible[i] || policy.budgeted() {
 			wanted = append(wanted, i)
 		}
