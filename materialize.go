@@ -220,7 +220,7 @@ func (m *manager) publishExtracted(ctx context.Context, rec *graph.Record, squas
 func (m *manager) publishInSlot(rec *graph.Record, squashed bool) error {
 	st := m.g.Status(rec)
 	if st.Blob != nil && st.Blob.Only {
-		if err := m.setExtracted(st, squashed); err != nil {
+		if err := m.setExtracted(rec, st.Imm, squashed); err != nil {
 			return err
 		}
 	}
@@ -229,9 +229,9 @@ func (m *manager) publishInSlot(rec *graph.Record, squashed bool) error {
 
 // setExtracted stores that a record has a snapshot besides its blob (spec MGR-30, quirk Q24), and whether that is not
 // quite what the blob says (design section 6b).
-func (m *manager) setExtracted(st graph.Status, squashed bool) error {
+func (m *manager) setExtracted(rec *graph.Record, id string, squashed bool) error {
 	err := m.store.Write(func(w *metadata.Writer) error {
-		row, err := w.Row(st.Imm)
+		row, err := w.Row(id)
 		if err != nil {
 			return err
 		}
@@ -246,10 +246,8 @@ func (m *manager) setExtracted(st graph.Status, squashed bool) error {
 		return row.Set(keySize, sizeUnknown, "")
 	})
 	if err != nil {
-		return errors.Wrapf(err, "storing that record %q is extracted", st.Imm)
+		return errors.Wrapf(err, "storing that record %q is extracted", id)
 	}
-	blob := *st.Blob
-	blob.Only = false
-	m.g.Patch(st.Imm, graph.FieldBlob|graph.FieldSize, &graph.Meta{Blob: &blob, Size: sizeUnknown})
+	m.g.SetExtracted(rec)
 	return nil
 }

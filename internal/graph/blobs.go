@@ -305,6 +305,13 @@ func (g *Graph) SetAddress(r *Record, chain, blobChain string) {
 	g.ConfirmAddress(r, chain, blobChain)
 }
 
+// SetExtracted notes that r has a snapshot besides its blob, which has been stored. What else is known of the blob stays; the size is
+// unknown from now on.
+func (g *Graph) SetExtracted(r *Record) {
+	g.changeBlob(r, func(b *Blob) { b.Only = false })
+	g.InvalidateSize(r)
+}
+
 // SetBlob notes the blob that was made of r and has been stored. Its chain IDs, and whether it was extracted, stay as they are.
 func (g *Graph) SetBlob(r *Record, made *Blob) {
 	g.changeBlob(r, func(b *Blob) {
@@ -326,7 +333,11 @@ func (g *Graph) changeBlob(r *Record, change func(*Blob)) {
 	if r.imm.Blob != nil {
 		b = *r.imm.Blob
 	}
+	wasLazy := b.Only
 	change(&b)
+	if b.Only && !wasLazy {
+		g.lazyGen++
+	}
 	g.unlistBlobLocked(r)
 	r.imm.Blob, r.confirmed = &b, false
 	g.listBlobLocked(r)

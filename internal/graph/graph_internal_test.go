@@ -190,9 +190,46 @@ func TestLazyBlobsVisitEachAncestorOnce(t *testing.T) { // spec MGR-8
 	m := lazy("m", Merge, a, b, b)
 	require.Len(t, g.LazyBlobs(m), 3)
 
-	require.True(t, g.Patch("a", FieldBlob, &Meta{Blob: &Blob{Digest: "d-a"}}))
+	g.SetExtracted(a)
 	require.Len(t, g.LazyBlobs(m), 2)
 	require.Equal(t, 2, g.lazyBlobs)
+}
+
+// What became known of a blob while its layer was being extracted stays: an export at the same time stores the chain IDs, an extraction knows
+// the blob as it was when it began (spec CHAIN-1, MGR-30).
+func TestExtractedKeepsWhatBecameKnown(t *testing.T) {
+	g := New()
+	blob := Blob{Digest: "d", DiffID: "u", LayerIdentity: "u", Size: 7, Only: true}
+	r, ok := g.Insert(Spec{State: Lazy, Imm: &Meta{ID: "r", SnapshotID: "s", Size: 7, Blob: &blob}, Ref: true})
+	require.True(t, ok)
+	before := g.Status(r)
+	g.SetAddress(r, "c", "bc")
+	g.SetExtracted(r)
+
+	after := g.Status(r)
+	want := *before.Blob
+	want.Only, want.ChainID, want.BlobChainID = false, "c", "bc"
+	require.Equal(t, want, *after.Blob)
+	require.True(t, before.Blob.Only, "what was handed out does not change")
+	require.EqualValues(t, -1, after.Size)
+	require.NotEqual(t, before.SizeGen, after.SizeGen, "a size measured meanwhile is of the blob alone")
+	require.Len(t, g.Linkable("c", nil, LayerID{Identity: "u", DiffID: "u"}), 1)
+	require.Empty(t, g.LazyBlobs(r))
+}
+
+// A record that was found to lie on nothing lazy is looked at again once something may have turned lazy (spec MGR-8).
+func TestLazyAgain(t *testing.T) {
+	g := New()
+	insert := func(id string, only bool) *Record {
+		r, ok := g.Insert(Spec{State: Ready, Imm: &Meta{ID: id, Blob: &Blob{Digest: "d-" + id, Only: only}}, Ref: true})
+		require.True(t, ok)
+		return r
+	}
+	insert("other", true) // else nobody would look at all
+	r := insert("r", false)
+	require.Empty(t, g.LazyBlobs(r))
+	g.changeBlob(r, func(b *Blob) { b.Only = true })
+	require.Len(t, g.LazyBlobs(r), 1)
 }
 
 func TestSizeOfAnOldGenerationIsNotKept(t *testing.T) { // quirk Q44, spec SIZE-4

@@ -73,22 +73,8 @@ func (g *Graph) Patch(id string, f Field, from *Meta) bool {
 	if m == nil {
 		return false
 	}
-	if f&FieldBlob != 0 && m == r.imm {
-		g.unlistBlobLocked(r)
-		r.confirmed = false
-		if from.Blob != nil && from.Blob.Only && (m.Blob == nil || !m.Blob.Only) {
-			g.lazyGen++
-		}
-	}
 	m.patch(f, from)
 	r.touched++
-	if f&FieldBlob != 0 && m == r.imm {
-		g.listBlobLocked(r)
-	}
-	if f&FieldSize != 0 {
-		r.sizeGen++
-		r.parts = nil
-	}
 	return true
 }
 

@@ -118,9 +118,7 @@ const (
 	FieldImageRefs
 	FieldCreatedAt
 	FieldUsage // LastUsedAt and UsageCount
-	FieldSize
 	FieldRetain
-	FieldBlob
 	FieldSnapshotID
 	FieldPinned
 )
@@ -144,17 +142,11 @@ func (m *Meta) patch(f Field, from *Meta) {
 	if f&FieldUsage != 0 {
 		m.LastUsedAt, m.UsageCount = from.LastUsedAt, from.UsageCount
 	}
-	if f&FieldSize != 0 {
-		m.Size = from.Size
-	}
 	if f&FieldRetain != 0 {
 		m.Retain = from.Retain
 	}
 	if f&FieldPinned != 0 {
 		m.Pinned = from.Pinned
-	}
-	if f&FieldBlob != 0 {
-		m.Blob = from.Blob
 	}
 	if f&FieldSnapshotID != 0 {
 		m.SnapshotID = from.SnapshotID
