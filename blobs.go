@@ -66,16 +66,22 @@ func (m *manager) linkBlob(ctx context.Context, rec *graph.Record, id, own strin
 // leaseVariant makes sure that the record's lease on variants lists a blob. That lease is not flat: labels are
 // to be followed from what it lists.
 func (m *manager) leaseVariant(ctx context.Context, id, blob string) error {
-	lm, name := m.opt.LeaseManager, id+variantsSuffix
+	name := id + variantsSuffix
 	labels := map[string]string{labelStore: m.storeID, labelRecord: id}
-	if _, err := lm.Create(ctx, leases.WithID(name), leases.WithLabels(labels)); err != nil && !errdefs.IsAlreadyExists(err) {
+	_, err := m.opt.LeaseManager.Create(ctx, leases.WithID(name), leases.WithLabels(labels))
+	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return errors.Wrapf(err, "creating lease %q", name)
 	}
-	err := lm.AddResource(ctx, leases.Lease{ID: name}, contentResource(blob))
+	return m.leaseBlob(ctx, name, blob)
+}
+
+// leaseBlob has a lease list a blob.
+func (m *manager) leaseBlob(ctx context.Context, id, blob string) error {
+	err := m.opt.LeaseManager.AddResource(ctx, leases.Lease{ID: id}, contentResource(blob))
 	if errdefs.IsAlreadyExists(err) {
 		err = nil
 	}
-	return errors.Wrapf(err, "adding blob %s to lease %q", blob, name)
+	return errors.Wrapf(err, "adding blob %s to lease %q", blob, id)
 }
 
 // variantLabels are what is to be added to a blob's labels: a reference to the record's own blob and, unless it has

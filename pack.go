@@ -5,7 +5,6 @@ import (
 	"maps"
 	"runtime"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -231,15 +230,6 @@ func (m *manager) setBlob(ctx context.Context, rec *graph.Record, desc ocispecs.
 	}
 	m.g.SetBlob(rec, blob)
 	return nil
-}
-
-// leaseBlob has a lease list a blob.
-func (m *manager) leaseBlob(ctx context.Context, id, blob string) error {
-	err := m.opt.LeaseManager.AddResource(ctx, leases.Lease{ID: id}, contentResource(blob))
-	if errdefs.IsAlreadyExists(err) {
-		err = nil
-	}
-	return errors.Wrapf(err, "adding blob %s to lease %q", blob, id)
 }
 
 // layerTypeWindows is the layer type of layers in Windows' layout.
