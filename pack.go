@@ -128,10 +128,12 @@ func (m *manager) mountForPacking(ctx context.Context, rec *graph.Record, src so
 	if rec == nil {
 		return nil, func(err error) error { return err }, nil
 	}
-	if !m.g.Clone(rec, m.g.ImmutableID(rec), false) {
-		return nil, nil, errors.Wrapf(errNotFound, "record %q", m.g.ImmutableID(rec))
+	id := m.g.ImmutableID(rec)
+	giveBack, err := m.hold(rec, id)
+	if err != nil {
+		return nil, nil, errors.Wrapf(err, "record %q", id)
 	}
-	drop := func() { m.settle(context.WithoutCancel(ctx), rec, m.g.DropRef(rec, false, m.now())) }
+	drop := func() { giveBack(context.WithoutCancel(ctx)) }
 	src.nested = true
 	mountable, err := m.mountImmutable(ctx, rec, true, src)
 	if err != nil {

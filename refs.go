@@ -229,12 +229,15 @@ func (r *immutableRef) borrow() (giveBack func(context.Context), err error) {
 	if r.released.Load() {
 		return nil, errReleased
 	}
-	if !r.m.g.Clone(r.rec, r.id, false) {
+	return r.m.hold(r.rec, r.id)
+}
+
+// hold takes a ref that nobody sees, and that is no use, on a record that is alive under the immutable name id.
+func (m *manager) hold(rec *graph.Record, id string) (giveBack func(context.Context), err error) {
+	if !m.g.Clone(rec, id, false) {
 		return nil, errNotFound
 	}
-	return func(ctx context.Context) {
-		r.m.settle(ctx, r.rec, r.m.g.DropRef(r.rec, false, r.m.now()))
-	}, nil
+	return func(ctx context.Context) { m.settle(ctx, rec, m.g.DropRef(rec, false, m.now())) }, nil
 }
 
 func (r *immutableRef) Finalize(ctx context.Context) error {
