@@ -246,14 +246,8 @@ func (x *extraction) unpack(ctx context.Context, apply func(context.Context, []m
 	}
 	defer leave()
 	ctx = x.lease.with(ctx)
-	if hook := m.opt.Hooks.LayerContext; hook != nil {
-		ctx = hook(ctx, x.st.LayerType)
-	}
-	if hook := m.opt.Hooks.StartSpan; hook != nil {
-		var end func()
-		ctx, end = hook(ctx, "extract", x.blob)
-		defer end()
-	}
+	ctx, end := m.beginLayer(ctx, x.st.LayerType, "extract", x.blob)
+	defer end()
 	ctx, done := x.showProgress(ctx)
 	defer func() {
 		if errors.Is(err, snapshot.ErrNeedsParent) {
@@ -284,6 +278,17 @@ func (x *extraction) unpack(ctx context.Context, apply func(context.Context, []m
 	}
 	x.squashed = got.Annotations[snapshot.AnnotationSquashed] == "true"
 	return nil
+}
+
+// beginLayer prepares a context, by the embedder's hooks, for work on a layer's blob. End ends the span.
+func (m *manager) beginLayer(ctx context.Context, layerType, span string, blob ocispecs.Descriptor) (_ context.Context, end func()) {
+	if hook := m.opt.Hooks.LayerContext; hook != nil {
+		ctx = hook(ctx, layerType)
+	}
+	if hook := m.opt.Hooks.StartSpan; hook != nil {
+		return hook(ctx, span, blob)
+	}
+	return ctx, func() {}
 }
 
 // showProgress tells the ref's progress controller, or else the handler's, that the layer is being extracted.

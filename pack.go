@@ -103,18 +103,12 @@ func (p *packJob) write(ctx context.Context) (desc ocispecs.Descriptor, err erro
 		return desc, err
 	}
 	defer leave()
-	if hook := m.opt.Hooks.LayerContext; hook != nil {
-		layerType := ""
-		if p.windows {
-			layerType = layerTypeWindows
-		}
-		ctx = hook(ctx, layerType)
+	layerType := ""
+	if p.windows {
+		layerType = layerTypeWindows
 	}
-	if hook := m.opt.Hooks.StartSpan; hook != nil {
-		var end func()
-		ctx, end = hook(ctx, "pack", ocispecs.Descriptor{MediaType: p.cfg.Type.MediaType()})
-		defer end()
-	}
+	ctx, end := m.beginLayer(ctx, layerType, "pack", ocispecs.Descriptor{MediaType: p.cfg.Type.MediaType()})
+	defer end()
 	desc, finalize, err := p.compare(ctx, low, up)
 	if err != nil {
 		return desc, err
