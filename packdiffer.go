@@ -109,15 +109,8 @@ const (
 func (p *packJob) untilAvailable(ctx context.Context, compare comparer, lower, upper []mount.Mount) (ocispecs.Descriptor, compression.Finalizer, error) {
 	for bound := firstBound; ; bound = min(2*bound, lastBound) {
 		desc, finalize, err := p.attempt(ctx, compare, lower, upper)
-		if err == nil || !errdefs.IsUnavailable(err) || ctx.Err() != nil {
+		if err == nil || !errdefs.IsUnavailable(err) || ctx.Err() != nil || !wait(ctx, rand.N(bound)) {
 			return desc, finalize, err
-		}
-		timer := time.NewTimer(rand.N(bound))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return desc, nil, err
 		}
 	}
 }

@@ -178,14 +178,22 @@ func fetchBlob(ctx context.Context, cs content.Store, provider content.Provider,
 			return err
 		}
 		log.G(ctx).WithError(err).WithField("digest", desc.Digest).Info("layer cache: taking a transfer up again")
-		timer := time.NewTimer(pause/2 + rand.N(pause))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !wait(ctx, pause/2+rand.N(pause)) {
 			return err
 		}
 		pause *= 2
+	}
+}
+
+// wait lets time pass, and tells whether the context lasted as long.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
