@@ -22,6 +22,8 @@ import (
 const (
 	labelBlobMediaType  = "buildkit.io/blob/mediatype"
 	labelBlobAnnotation = "buildkit.io/blob/annotation."
+	// labelBlobRef begins the labels by which a blob refers to other compressions of its layer, for garbage collection, too.
+	labelBlobRef = "containerd.io/gc.ref.content.blob-"
 )
 
 // keptAnnotations are those of a descriptor that its blob remembers (spec VAR-2).

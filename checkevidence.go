@@ -133,22 +133,14 @@ func (e *evidence) blob(ctx context.Context, dgst string) (*content.Info, error)
 
 // variantsKept tells whether the lease on variants of any record lists a blob or one that it is linked to, which keeps them all.
 func (e *evidence) variantsKept(ctx context.Context, dgst string) (bool, error) {
-	linked := map[string]bool{dgst: true}
-	for stack := []string{dgst}; len(stack) > 0; {
-		info, err := e.blob(ctx, stack[len(stack)-1])
-		if err != nil {
-			return false, err
+	among := map[string]bool{dgst: true}
+	err := e.m.walkVariants(ctx, digest.Digest(dgst), func(info content.Info) {
+		for _, to := range linksOf(info) {
+			among[to.String()] = true
 		}
-		stack = stack[:len(stack)-1]
-		if info == nil {
-			continue
-		}
-		for label, to := range info.Labels {
-			if strings.HasPrefix(label, labelBlobRef) && !linked[to] {
-				linked[to] = true
-				stack = append(stack, to)
-			}
-		}
+	})
+	if err != nil {
+		return false, err
 	}
 	ls, err := e.m.opt.LeaseManager.List(ctx)
 	if err != nil {
@@ -163,7 +155,7 @@ func (e *evidence) variantsKept(ctx context.Context, dgst string) (bool, error) 
 			return false, err
 		}
 		for _, r := range rs {
-			if linked[r.ID] && r.Type == contentResource("").Type {
+			if among[r.ID] && r.Type == contentResource("").Type {
 				return true, nil
 			}
 		}

@@ -13,9 +13,6 @@ import (
 	"github.com/layercache/cache/metadata"
 )
 
-// labelBlobRef begins the labels by which a blob refers to other compressions of its layer (spec VAR-1).
-const labelBlobRef = "containerd.io/gc.ref.content.blob-"
-
 // judgement compares one record in memory with evidence.
 type judgement struct {
 	m   *manager
@@ -335,11 +332,7 @@ func (j *judgement) blob(ctx context.Context) error {
 		}
 		return nil
 	}
-	linked := false
-	for label, dgst := range info.Labels {
-		linked = linked || strings.HasPrefix(label, labelBlobRef) && dgst != imm.Blob.Digest
-	}
-	if !linked {
+	if !linked(*info) {
 		return nil
 	}
 	id := imm.ID + variantsSuffix

@@ -153,21 +153,14 @@ func blobOf(in *graph.Inspection) digest.Digest {
 	return digest.Digest(in.Imm.Blob.Digest)
 }
 
-// markVariants marks the variants of a blob, which are those that sizeOfBlobs counts.
+// markVariants marks the variants of a blob, which are those that partsOfBlob lists.
 func markVariants(infos map[digest.Digest]content.Info, own digest.Digest, owned map[digest.Digest]bool) {
-	seen := map[digest.Digest]bool{own: true}
-	for stack := []digest.Digest{own}; len(stack) > 0; {
-		info, local := infos[stack[len(stack)-1]]
-		stack = stack[:len(stack)-1]
-		if _, described := variant(info); local && described {
+	_ = walkLinks(own, func(d digest.Digest) (content.Info, bool, error) {
+		info, local := infos[d]
+		return info, local, nil // nothing can fail
+	}, func(info content.Info) {
+		if _, described := variant(info); described {
 			owned[info.Digest] = true
 		}
-		for label, value := range info.Labels {
-			to := digest.Digest(value)
-			if strings.HasPrefix(label, labelBlobRef) && isDigest(value) && !seen[to] {
-				seen[to] = true
-				stack = append(stack, to)
-			}
-		}
-	}
+	})
 }

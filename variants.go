@@ -48,28 +48,53 @@ func (m *manager) partsOfBlob(ctx context.Context, own digest.Digest) (parts []g
 
 // walkVariants calls fn for a blob and, depth first, for those that labels lead to, each once. What is absent ends a branch.
 func (m *manager) walkVariants(ctx context.Context, from digest.Digest, fn func(content.Info)) error {
+	return walkLinks(from, func(d digest.Digest) (info content.Info, local bool, err error) {
+		info, err = m.opt.ContentStore.Info(ctx, d)
+		if errdefs.IsNotFound(err) {
+			return info, false, nil
+		}
+		return info, true, errors.Wrapf(err, "looking for blob %s", d)
+	}, fn)
+}
+
+// walkLinks is walkVariants on what look tells of each blob.
+func walkLinks(from digest.Digest, look func(digest.Digest) (info content.Info, local bool, err error), fn func(content.Info)) error {
 	seen := map[digest.Digest]bool{from: true} // links go both ways
 	stack := []digest.Digest{from}
 	for len(stack) > 0 {
-		d := stack[len(stack)-1]
+		info, local, err := look(stack[len(stack)-1])
+		if err != nil {
+			return err
+		}
 		stack = stack[:len(stack)-1]
-		info, err := m.opt.ContentStore.Info(ctx, d)
-		if errdefs.IsNotFound(err) {
+		if !local {
 			continue
 		}
-		if err != nil {
-			return errors.Wrapf(err, "looking for blob %s", d)
-		}
 		fn(info)
-		for _, label := range slices.Backward(slices.Sorted(maps.Keys(info.Labels))) {
-			to := digest.Digest(info.Labels[label])
-			if strings.HasPrefix(label, labelBlobRef) && isDigest(to.String()) && !seen[to] {
+		for _, to := range slices.Backward(linksOf(info)) {
+			if !seen[to] {
 				seen[to] = true
 				stack = append(stack, to)
 			}
 		}
 	}
 	return nil
+}
+
+// linksOf lists the blobs that a blob's labels say to be of the same layer, in the order of the labels (spec VAR-1).
+func linksOf(info content.Info) []digest.Digest {
+	var out []digest.Digest
+	for _, label := range slices.Sorted(maps.Keys(info.Labels)) {
+		if to := info.Labels[label]; strings.HasPrefix(label, labelBlobRef) && isDigest(to) {
+			out = append(out, digest.Digest(to))
+		}
+	}
+	return out
+}
+
+// linked tells whether a blob refers to others of its layer.
+func linked(info content.Info) bool {
+	return slices.ContainsFunc(linksOf(info), func(to digest.Digest) bool { return to != info.Digest })
 }
 
 // variant describes a blob by its labels, if they do.
@@ -115,11 +140,7 @@ func (m *manager) keepVariants(ctx context.Context, c *graph.Candidate) error {
 		}
 		return errors.Wrapf(err, "looking for blob %s", c.Blob.Digest)
 	}
-	linked := false
-	for label, d := range info.Labels {
-		linked = linked || strings.HasPrefix(label, labelBlobRef) && d != c.Blob.Digest
-	}
-	if !linked {
+	if !linked(info) {
 		return nil
 	}
 	// The links go both ways, so that any of them keeps them all.
