@@ -106,18 +106,19 @@ func variant(info content.Info) (ocispecs.Descriptor, bool) {
 // findVariant returns the first of a blob and its variants that has a compression; desc describes the blob. If
 // there is none, or the blob is not local, that is errNoVariant (spec VAR-4).
 func (m *manager) findVariant(ctx context.Context, desc ocispecs.Descriptor, kind compression.Type) (ocispecs.Descriptor, error) {
-	local, err := m.blobLocal(ctx, desc.Digest)
+	var choices []ocispecs.Descriptor
+	err := m.walkVariants(ctx, desc.Digest, func(info content.Info) {
+		if info.Digest == desc.Digest {
+			choices = append(choices, desc)
+		}
+		if v, described := variant(info); described {
+			choices = append(choices, v)
+		}
+	})
 	if err != nil {
 		return ocispecs.Descriptor{}, err
 	}
-	if !local {
-		return ocispecs.Descriptor{}, errNoVariant
-	}
-	variants, err := m.variantsOf(ctx, desc.Digest)
-	if err != nil {
-		return ocispecs.Descriptor{}, err
-	}
-	for _, v := range append([]ocispecs.Descriptor{desc}, variants...) {
+	for _, v := range choices {
 		needs, err := kind.NeedsConversion(ctx, m.opt.ContentStore, v)
 		if err != nil {
 			return ocispecs.Descriptor{}, err
@@ -184,25 +185,22 @@ func (m *manager) convert(ctx context.Context, rec *graph.Record, cfg compressio
 	if err != nil {
 		return err
 	}
-	for pulled := local; ; pulled = true {
-		needs, err := cfg.Type.NeedsConversion(ctx, m.opt.ContentStore, desc)
-		if err != nil {
-			return err
-		}
-		if !needs {
-			if !local {
-				return nil
-			}
-			return m.linkOwn(ctx, &c, desc)
-		}
-		if pulled {
-			break
-		}
+	needs, err := cfg.Type.NeedsConversion(ctx, m.opt.ContentStore, desc)
+	if err == nil && needs && !local {
 		// A blob has to be seen to know whether it is estargz.
 		if err := m.pull(ctx, &c, src); err != nil {
 			return err
 		}
 		local = true
+		needs, err = cfg.Type.NeedsConversion(ctx, m.opt.ContentStore, desc)
+	}
+	switch {
+	case err != nil:
+		return err
+	case !needs && !local:
+		return nil
+	case !needs:
+		return m.linkOwn(ctx, &c, desc)
 	}
 	if err := m.keepVariants(ctx, &c); err != nil {
 		return err
