@@ -16,16 +16,13 @@ import (
 // address is what layers sum up to; the zero value is that of none.
 type address struct{ chain, blobChain digest.Digest }
 
-// with puts a layer on top; ok is false if the layer is not known well enough.
-func (a address) with(l graph.LayerID) (_ address, ok bool) {
-	if l.Identity == "" || l.DiffID == "" || l.Digest == "" { // spec CHAIN-7
-		return address{}, false
-	}
+// plus puts a layer on top (spec MGR-18 to MGR-20).
+func (a address) plus(l graph.LayerID) address {
 	identity, blob := digest.Digest(l.Identity), chainID(digest.Digest(l.Digest), digest.Digest(l.DiffID))
 	if a.chain == "" {
-		return address{identity, blob}, true
+		return address{identity, blob}
 	}
-	return address{chainID(a.chain, identity), chainID(a.blobChain, blob)}, true
+	return address{chainID(a.chain, identity), chainID(a.blobChain, blob)}
 }
 
 // addresses works out the addresses of records, each once. A record that has none is kept as the zero value.
@@ -59,13 +56,14 @@ func (a *addresses) of(rec *graph.Record) address {
 	return at
 }
 
+// fold puts layers on top. There is no address if one of them is not known well enough.
 func (a *addresses) fold(on address, layers []*graph.Record) address {
-	for _, l := range layers {
-		next, ok := on.with(a.g.LayerID(l))
-		if !ok {
+	for _, r := range layers {
+		l := a.g.LayerID(r)
+		if l.Identity == "" || l.DiffID == "" || l.Digest == "" { // spec CHAIN-7
 			return address{}
 		}
-		on = next
+		on = on.plus(l)
 	}
 	return on
 }

@@ -49,11 +49,13 @@ func (m *manager) getByBlob(ctx context.Context, layer *layerBlob, parent Immuta
 		parent = nil
 	}
 	var below *graph.Record
+	var on address
 	if parent != nil {
-		if below, err = m.addressableParent(ctx, parent, layer, o); err != nil {
+		if below, on, err = m.addressableParent(ctx, parent, o); err != nil {
 			return nil, false, err
 		}
 	}
+	layer.address = on.plus(layer.id)
 	kept := false // the link on below belongs to a new record
 	defer func() {
 		if below != nil && !kept {
@@ -136,27 +138,25 @@ func (m *manager) needBlob(ctx context.Context, d digest.Digest, dhs DescHandler
 }
 
 // addressableParent takes a link on the record of a parent whose layers are known, with all it needs to be
-// extracted, and puts the layer on top of its address (spec MGR-21).
-func (m *manager) addressableParent(ctx context.Context, parent ImmutableRef, layer *layerBlob, o refOptions) (*graph.Record, error) {
-	rec, _, err := m.resolveParent(ctx, parent, o)
-	if err != nil {
-		return nil, err
+// extracted, and returns its address, too (spec MGR-21).
+func (m *manager) addressableParent(ctx context.Context, parent ImmutableRef, o refOptions) (rec *graph.Record, at address, err error) {
+	if rec, _, err = m.resolveParent(ctx, parent, o); err != nil {
+		return nil, at, err
 	}
 	err = m.checkLazy(ctx, rec, o.handlers)
 	if err == nil {
-		chain, blobChain, ok := m.addressOf(rec)
-		if !ok {
-			err = errors.Wrapf(errNonAddressable, "record %q", parent.ID())
-		} else {
-			layer.on(chain, blobChain)
+		var ok bool
+		if at, ok = m.addressOf(rec); ok {
 			err = m.finalize(ctx, rec)
+		} else {
+			err = errors.Wrapf(errNonAddressable, "record %q", parent.ID())
 		}
 	}
 	if err != nil {
 		m.unlink(ctx, rec)
-		return nil, errors.Wrap(err, "parent")
+		return nil, at, errors.Wrap(err, "parent")
 	}
-	return rec, nil
+	return rec, at, nil
 }
 
 // reusable takes a ref, which does not count as a use yet, to the first record that consists of exactly the

@@ -27,10 +27,8 @@ type layerBlob struct {
 	desc ocispecs.Descriptor // a copy
 	// id is what the layer is compared by.
 	id graph.LayerID
-	// blobID is by which the layer enters a blob chain ID (spec MGR-18).
-	blobID digest.Digest
-	// chain and blobChain address the layer with all below it (spec MGR-19); see on.
-	chain, blobChain digest.Digest
+	// address is that of the layer with all below it (spec MGR-19). Whoever knows what is below sets it.
+	address
 }
 
 // checkLayer makes a layerBlob of a descriptor that came from outside. Without a digest it is a layer without content
@@ -67,13 +65,10 @@ func checkLayer(desc ocispecs.Descriptor, caps snapshot.Capabilities) (*layerBlo
 	for i, u := range desc.URLs {
 		desc.URLs[i] = storable(u)
 	}
-	b := &layerBlob{desc: desc, blobID: chainID(desc.Digest, diffID)}
-	b.id = graph.LayerID{
+	return &layerBlob{desc: desc, id: graph.LayerID{
 		Digest: desc.Digest.String(), DiffID: diffID.String(), Identity: layer.String(),
 		MediaType: desc.MediaType, Size: desc.Size, Common: layertype.Common(desc.MediaType),
-	}
-	b.chain, b.blobChain = layer, b.blobID
-	return b, nil
+	}}, nil
 }
 
 func annotatedDigest(desc ocispecs.Descriptor, key string) (digest.Digest, error) {
@@ -93,33 +88,22 @@ func chainID(below, top digest.Digest) digest.Digest {
 	return identity.ChainID([]digest.Digest{below, top})
 }
 
-// on puts the layer on top of what is addressed by chain and blobChain.
-func (b *layerBlob) on(chain, blobChain digest.Digest) {
-	b.chain = chainID(chain, digest.Digest(b.id.Identity))
-	b.blobChain = chainID(blobChain, b.blobID)
-}
-
-// addressOf returns the chain IDs by which layers on top of a record are addressed; ok is false if it has none. Those stored
+// addressOf returns what layers on top of a record are addressed by; ok is false if it has no address. Chain IDs that are stored
 // are compared with what the record's layers make, once: in a database of BuildKit's they may have been made of the
 // upper layers only (quirk Q22), and then different trees would get one address, and one snapshot.
-func (m *manager) addressOf(rec *graph.Record) (chain, blobChain digest.Digest, ok bool) {
-	a, ok := m.g.Address(rec)
+func (m *manager) addressOf(rec *graph.Record) (_ address, ok bool) {
+	known, ok := m.g.Address(rec)
 	if !ok {
-		return "", "", false
+		return address{}, false
 	}
-	chain, blobChain = digest.Digest(a.Chain), digest.Digest(a.BlobChain)
-	for _, l := range a.Layers {
-		identity, blob := digest.Digest(l.Identity), chainID(digest.Digest(l.Digest), digest.Digest(l.DiffID))
-		if chain == "" {
-			chain, blobChain = identity, blob
-		} else {
-			chain, blobChain = chainID(chain, identity), chainID(blobChain, blob)
-		}
+	at := address{digest.Digest(known.Chain), digest.Digest(known.BlobChain)}
+	for _, l := range known.Layers {
+		at = at.plus(l)
 	}
-	if len(a.Layers) > 0 {
-		m.g.ConfirmAddress(rec, chain.String(), blobChain.String())
+	if len(known.Layers) > 0 {
+		m.g.ConfirmAddress(rec, at.chain.String(), at.blobChain.String())
 	}
-	return chain, blobChain, true
+	return at, true
 }
 
 // row is what the record of the layer stores.
