@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -129,7 +130,7 @@ func (p *packJob) device(ctx context.Context) (string, error) {
 }
 
 // commitDevice makes the blob of what overlaybd makes of its device: one file, which is a layer as it is.
-func (p *packJob) commitDevice(ctx context.Context, device string) (_ ocispecs.Descriptor, err error) {
+func (p *packJob) commitDevice(ctx context.Context, device string) (ocispecs.Descriptor, error) {
 	seal := p.m.opt.Hooks.CommitDevice
 	if seal == nil {
 		seal = commitOverlaybd
@@ -147,24 +148,31 @@ func (p *packJob) commitDevice(ctx context.Context, device string) (_ ocispecs.D
 	if err != nil {
 		return ocispecs.Descriptor{}, errors.Wrap(err, "opening the blob")
 	}
-	defer w.Close()
-	if err := w.Truncate(0); err != nil {
-		return ocispecs.Descriptor{}, errors.Wrap(err, "emptying the blob")
-	}
-	size, err := io.Copy(w, contextReader{ctx, f})
+	size, err := writeAnew(ctx, w, f)
 	if err != nil {
-		return ocispecs.Descriptor{}, errors.Wrap(err, "copying the device")
+		if cerr := w.Close(); cerr != nil {
+			log.G(ctx).WithError(cerr).WithField("record", p.st.Imm).Warn("layer cache: an unfinished blob could not be closed")
+		}
+		return ocispecs.Descriptor{}, err
 	}
 	d := w.Digest()
 	about := map[string]string{labelDeviceDigest: d.String(), labelDeviceSize: strconv.FormatInt(size, 10)}
-	labels := map[string]string{annotationUncompressed: d.String()}
-	for k, v := range about {
-		labels[k] = v
-	}
+	labels := maps.Clone(about)
+	labels[annotationUncompressed] = d.String()
+	// Commit closes the writer, whatever becomes of it (spec BLOB-6).
 	if err := w.Commit(ctx, size, d, content.WithLabels(labels)); err != nil && !errdefs.IsAlreadyExists(err) {
 		return ocispecs.Descriptor{}, errors.Wrap(err, "committing the blob")
 	}
 	return ocispecs.Descriptor{MediaType: ocispecs.MediaTypeImageLayer, Digest: d, Size: size, Annotations: about}, nil
+}
+
+// writeAnew replaces what a writer may have from another time.
+func writeAnew(ctx context.Context, w content.Writer, device io.Reader) (size int64, err error) {
+	if err := w.Truncate(0); err != nil {
+		return 0, errors.Wrap(err, "emptying the blob")
+	}
+	size, err = io.Copy(w, contextReader{ctx, device})
+	return size, errors.Wrap(err, "copying the device")
 }
 
 // commitOverlaybd runs the program that overlaybd comes with on the directory of a device.

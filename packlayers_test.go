@@ -19,6 +19,7 @@ import (
 	"github.com/layercache/cache/compression/codec"
 	"github.com/layercache/cache/snapshot"
 	"github.com/layercache/cache/testutil"
+	"github.com/layercache/cache/testutil/fault"
 )
 
 // TestWindowsLayers: a layer in Windows' layout, or whose tree comes from one, is packed by the configured differ alone, in the context that the
@@ -173,4 +174,28 @@ func TestDevices(t *testing.T) { // spec BLOB-5, BLOB-8, BLOB-9, VAR-2
 	export(t, diff, as(codec.Gzip))
 	require.NotContains(t, snapshotNames(t, env), snapshotOf(t, env, diff.ID()))
 	release(t, base, child, other, diff)
+}
+
+// TestWriterOfADevice: whatever fails, the writer of a device's blob is closed once, and the next attempt begins anew.
+func TestWriterOfADevice(t *testing.T) { // spec BLOB-5, BLOB-6, fault 11
+	env := testutil.New(t, testutil.DoublesNamed("overlaybd"), testutil.WithManagerOpt(func(opt *cache.ManagerOpt) {
+		opt.Hooks.CommitDevice = func(_ context.Context, device string) (string, error) { return device, nil }
+	}))
+	base := built(t, env, nil, dated("base", "x"))
+	device(t, env, base, "the device's blocks")
+	ended := func() [2]int {
+		return [2]int{env.Faults.Count(fault.OpWriterClose), env.Faults.Count(fault.OpWriterCommit)}
+	}
+	for op, want := range map[string][2]int{fault.OpWriterTruncate: {1, 0}, fault.OpWriterWrite: {1, 0}, fault.OpWriterCommit: {0, 1}} {
+		env.Faults.Reset()
+		env.Faults.FailOp(op, errdefs.ErrUnavailable)
+		_, err := base.GetRemotes(ctx, true, as(codec.Gzip), false, nil)
+		require.ErrorIs(t, err, errdefs.ErrUnavailable)
+		require.Equal(t, want, ended(), "closes and commits: %s", env.Faults.Trace())
+	}
+	env.Faults.Reset()
+	got := export(t, base, as(codec.Gzip))
+	require.Equal(t, [2]int{0, 1}, ended(), "closes and commits: %s", env.Faults.Trace())
+	require.Equal(t, "the device's blocks", string(readBlob(t, got, got.Descriptors[0])))
+	release(t, base)
 }
