@@ -4,6 +4,7 @@ import (
 	"context"
 	stderrors "errors"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -37,6 +38,8 @@ type owner struct {
 	view int
 	// several says that it is not the only one.
 	several bool
+	// size is what one of them was measured with.
+	size int64
 }
 
 // account measures those of the views that are wanted, by their indexes, as far as that is not known, and tells apart what several
@@ -72,29 +75,37 @@ func (m *manager) account(ctx context.Context, views []graph.View, wanted []int)
 	return a, err
 }
 
-// partsOf lists what is known of what a record owns.
+// partsOf lists what is known of what a record owns: what was measured, and what others may have made of it since then.
 func partsOf(v *graph.View) []graph.Part {
-	if v.Parts != nil {
-		return v.Parts
+	if len(v.Parts) == 0 {
+		return v.Own
 	}
-	return v.Own
+	parts := v.Parts
+	for _, own := range v.Own {
+		if !slices.ContainsFunc(v.Parts, func(p graph.Part) bool { return p.Snapshot == own.Snapshot && p.ID == own.ID }) {
+			parts = append(parts[:len(parts):len(parts)], own)
+		}
+	}
+	return parts
 }
 
 // learn notes what a record owns.
 func (a *accounts) learn(i int) {
 	for _, p := range partsOf(&a.views[i]) {
 		key := object{p.Snapshot, p.ID}
-		have, ok := a.owners[key]
+		at, ok := a.owners[key]
 		switch {
 		case !ok:
-			a.owners[key] = owner{view: i}
-		case have.view == i:
-		case older(&a.views[i], &a.views[have.view]):
-			a.owners[key] = owner{view: i, several: true}
+			at.view = i
+		case at.view == i:
 		default:
-			have.several = true
-			a.owners[key] = have
+			at.several = true
+			if older(&a.views[i], &a.views[at.view]) {
+				at.view = i
+			}
 		}
+		at.size = max(at.size, p.Size)
+		a.owners[key] = at
 	}
 }
 
@@ -122,16 +133,16 @@ func (a *accounts) size(i int) int64 {
 		return max(v.Size, 0)
 	}
 	var size int64
-	for _, p := range v.Parts {
-		if a.owners[object{p.Snapshot, p.ID}].view == i {
-			size += p.Size
+	for _, p := range partsOf(v) {
+		if at := a.owners[object{p.Snapshot, p.ID}]; at.view == i {
+			size += at.size
 		}
 	}
 	return size
 }
 
 // things lists the sizes of everything there is, and for each view the indexes of what it owns. What only one record owns is one
-// thing. The size of what several own is that which one of them was measured with.
+// thing.
 func (a *accounts) things() (sizes []int64, of [][]int) {
 	of = make([][]int, len(a.views))
 	at := map[object]int{}
@@ -139,17 +150,17 @@ func (a *accounts) things() (sizes []int64, of [][]int) {
 		alone := max(a.views[i].Size, 0)
 		for _, p := range partsOf(&a.views[i]) {
 			key := object{p.Snapshot, p.ID}
-			if !a.owners[key].several {
+			thing := a.owners[key]
+			if !thing.several {
 				continue
 			}
 			n, ok := at[key]
 			if !ok {
 				n = len(sizes)
 				at[key] = n
-				sizes = append(sizes, 0)
+				sizes = append(sizes, thing.size)
 			}
 			of[i] = append(of[i], n)
-			sizes[n] = max(sizes[n], p.Size)
 			alone -= p.Size
 		}
 		if alone > 0 {
@@ -160,22 +171,21 @@ func (a *accounts) things() (sizes []int64, of [][]int) {
 	return sizes, of
 }
 
-// inherit has the sizes of records measured again that owned blobs together with records that are gone: those may have had other
-// compressions of them, which the links between blobs keep.
+// inherit has the sizes of records measured again that owned things together with records that are gone, and may own more than what
+// is known: other compressions of a blob, which the links between blobs keep, and what they never fetched or extracted themselves.
 func (m *manager) inherit(a *accounts, gone []*graph.View) error {
-	left := map[object]bool{}
+	left := map[object]bool{} // and whether others come with it
 	for _, v := range gone {
-		blobs := 0
-		for _, p := range v.Parts {
+		parts, blobs := partsOf(v), 0
+		for _, p := range parts {
 			if !p.Snapshot {
 				blobs++
 			}
 		}
-		if blobs < 2 {
-			continue
-		}
-		for _, p := range v.Parts {
-			left[object{p.Snapshot, p.ID}] = !p.Snapshot
+		for _, p := range parts {
+			if key := (object{p.Snapshot, p.ID}); a.owners[key].several {
+				left[key] = left[key] || !p.Snapshot && blobs > 1
+			}
 		}
 	}
 	if len(left) == 0 {
@@ -185,7 +195,8 @@ func (m *manager) inherit(a *accounts, gone []*graph.View) error {
 	for i := range a.views {
 		v := &a.views[i]
 		for _, p := range partsOf(v) {
-			if left[object{p.Snapshot, p.ID}] && m.g.Has(v.Meta.ID) {
+			more, ok := left[object{p.Snapshot, p.ID}]
+			if ok && (more || p.Size == 0) && m.g.Has(v.Meta.ID) {
 				m.g.InvalidateSize(v.Record)
 				errs = append(errs, m.store.LaterInts(v.Meta.ID, metadata.Int{Key: keySize, Value: sizeUnknown}))
 				break
@@ -281,8 +292,10 @@ func (m *manager) size(ctx context.Context, rec *graph.Record) (measured, error)
 		if len(parts) <= 1 || len(parts) == 2 && parts[0].Snapshot && !parts[1].Snapshot {
 			remember = nil // the record tells by itself what they are
 		}
-		// What else a record owns would not be known after a start, and who else owns it, if the sum were.
-		if id, ok := m.g.SetSize(rec, st.SizeGen, got.size, remember); ok && remember == nil {
+		// What else a record owns would not be known after a start, and who else owns it, if the sum were; nor that another record's
+		// extraction was also for one that is lazy.
+		lazy := st.Blob != nil && st.Blob.Only
+		if id, ok := m.g.SetSize(rec, st.SizeGen, got.size, remember); ok && remember == nil && !lazy {
 			err = m.store.LaterInts(id, metadata.Int{Key: keySize, Value: got.size})
 		}
 		return got, err
@@ -297,19 +310,17 @@ func (m *manager) measureRecord(ctx context.Context, rec *graph.Record, st graph
 	if st.Mut != "" && !st.SnapshotCommitted {
 		key = st.MutSnapshot
 	}
-	if st.Blob == nil || !st.Blob.Only {
-		u, err := m.opt.Snapshotter.Usage(ctx, key)
-		switch {
-		case err == nil:
-			below, err := m.basesOf(ctx, rec, key)
-			if err != nil {
-				return nil, false, errors.Wrapf(err, "what snapshot %q lies on", key)
-			}
-			parts = append(append(parts, graph.Part{Snapshot: true, ID: key, Size: u.Size}), below...)
-			known = true
-		case !errdefs.IsNotFound(err):
-			return nil, false, errors.Wrapf(err, "snapshot %q", key)
+	u, err := m.opt.Snapshotter.Usage(ctx, key) // one that is not extracted may have what another one extracted
+	switch {
+	case err == nil:
+		below, err := m.basesOf(ctx, rec, key)
+		if err != nil {
+			return nil, false, errors.Wrapf(err, "what snapshot %q lies on", key)
 		}
+		parts = append(append(parts, graph.Part{Snapshot: true, ID: key, Size: u.Size}), below...)
+		known = true
+	case !errdefs.IsNotFound(err):
+		return nil, false, errors.Wrapf(err, "snapshot %q", key)
 	}
 	if st.Blob != nil && isDigest(st.Blob.Digest) {
 		blobs, err := m.partsOfBlob(ctx, digest.Digest(st.Blob.Digest))

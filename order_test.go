@@ -123,7 +123,7 @@ var orderRules = []struct {
 			require.Contains(t, d.rows[tip], "cache.deleted")
 			require.True(t, d.leases[tip])
 		},
-		state: "pair gone, tip gone",
+		state: "leaf gone, pair gone, tip gone",
 	},
 	{
 		name: "leases .. removal", operation: "prune",
@@ -133,7 +133,7 @@ var orderRules = []struct {
 			require.Contains(t, d.rows[tip], "cache.deleted")
 			require.False(t, d.leases[tip])
 		},
-		state: "pair gone, tip gone",
+		state: "leaf gone, pair gone, tip gone",
 	},
 	{
 		name: "attach new before deleting old, not committed", operation: "finalize", separate: true,

@@ -29,14 +29,15 @@ func (g *Graph) SetSize(r *Record, gen uint32, size int64, parts []Part) (id str
 
 // ownPartsLocked lists what a record owns by what is known of it in memory, without sizes: only what others may own as well. A
 // snapshot that a record was made in is its own, until a layer with the same address was found by its blob (spec MGR-29), or
-// the same merge was made again.
+// the same merge was made again. One that is still to be extracted has a share in the snapshot that another one with its address may have
+// extracted: its lease keeps it.
 func (r *Record) ownPartsLocked() []Part {
 	if r.imm == nil {
 		return nil
 	}
 	var out []Part
 	b := r.imm.Blob
-	if (b == nil || !b.Only) && (b != nil || r.kind.Derived() || r.imm.SnapshotID != r.imm.ID) {
+	if b != nil || r.kind.Derived() || r.imm.SnapshotID != r.imm.ID {
 		out = append(out, Part{Snapshot: true, ID: r.imm.SnapshotID})
 	}
 	if b != nil && b.Digest != "" {
