@@ -27,7 +27,7 @@ const childEnv = "LAYERCACHE_BENCH_COUNT"
 
 // countRequest asks for the counts of one work of one side.
 type countRequest struct {
-	Work        string // name of a countedWork, or workStart
+	Work        string // name of a countedWork, workStart or workPrune
 	Side        string
 	Dir         string
 	Snapshotter string
@@ -108,12 +108,11 @@ func runChild(ctx context.Context, request string, out io.Writer) error {
 	if err := json.Unmarshal([]byte(request), &r); err != nil {
 		return errors.Wrap(err, childEnv)
 	}
-	if r.Work == workStart {
-		f, err := countStart(ctx, r)
-		if err != nil {
-			return err
-		}
-		return errors.WithStack(json.NewEncoder(out).Encode(f))
+	switch r.Work {
+	case workStart:
+		return answer(ctx, r, out, countStart)
+	case workPrune:
+		return answer(ctx, r, out, countPrune)
 	}
 	prepare := countedWorks[r.Work]
 	if prepare == nil {
@@ -128,6 +127,15 @@ func runChild(ctx context.Context, request string, out io.Writer) error {
 		return err
 	}
 	return errors.WithStack(json.NewEncoder(out).Encode(c))
+}
+
+// answer writes what one of the works with figures of their own has counted.
+func answer[Figures any](ctx context.Context, r countRequest, out io.Writer, count func(context.Context, countRequest) (Figures, error)) error {
+	f, err := count(ctx, r)
+	if err != nil {
+		return err
+	}
+	return errors.WithStack(json.NewEncoder(out).Encode(f))
 }
 
 // onSide runs fn with the operation on a side opened in the named subdirectory.

@@ -35,6 +35,32 @@ func (e *env) alternate(ctx context.Context, unit string, peer, ours sample) (pe
 	return median(p), median(o), nil
 }
 
+// alternateSlow is alternate for work that takes the peer minutes: it has a part in so many of the pairs only, the first
+// ones, and does not warm up.
+func (e *env) alternateSlow(ctx context.Context, unit string, peerSamples int, peer, ours sample) (peerMedian, oursMedian float64, err error) {
+	if _, err := takeSample(ctx, ours); err != nil {
+		return 0, 0, errors.Wrap(err, sideOurs)
+	}
+	var p, o []float64
+	for i := range e.pairs {
+		if i < peerSamples {
+			v, err := takeSample(ctx, peer)
+			if err != nil {
+				return 0, 0, errors.Wrap(err, sidePeer)
+			}
+			p = append(p, v)
+			e.logf("  sample %d of %d: peer %s", i+1, min(peerSamples, e.pairs), quantity(v, unit))
+		}
+		v, err := takeSample(ctx, ours)
+		if err != nil {
+			return 0, 0, errors.Wrap(err, sideOurs)
+		}
+		o = append(o, v)
+		e.logf("  sample %d of %d: ours %s", i+1, e.pairs, quantity(v, unit))
+	}
+	return median(p), median(o), nil
+}
+
 // alone takes as many samples of ours as there are pairs, after one to warm up, and returns the median.
 func (e *env) alone(ctx context.Context, unit string, ours sample) (float64, error) {
 	var o []float64

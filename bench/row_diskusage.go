@@ -4,12 +4,8 @@ import (
 	"context"
 	stderrors "errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"runtime"
 	"time"
-
-	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/bench/fixture"
 )
@@ -67,25 +63,19 @@ func diskUsageUnknownRow() row {
 // known. It adds the time including Close to all.
 func (e *env) unknownSample(name, dir string, records int, all *[]float64) sample {
 	return func(ctx context.Context) (took float64, err error) {
-		tmp, err := os.MkdirTemp(e.dir, "copy-")
-		if err != nil {
-			return 0, errors.WithStack(err)
-		}
-		defer func() { err = stderrors.Join(err, os.RemoveAll(tmp)) }()
-		at := filepath.Join(tmp, "cache")
-		if err := copyDir(at, dir); err != nil {
-			return 0, err
-		}
-		s, err := openSide(ctx, name, at, e.snapshotter, nil)
-		if err != nil {
-			return 0, err
-		}
-		runtime.GC()
-		start := time.Now()
-		err = checkSide(ctx, s, records)
-		took = perOp(time.Since(start), 1)
-		err = stderrors.Join(err, s.Close())
-		*all = append(*all, perOp(time.Since(start), 1))
+		err = e.copied(dir, func(at string) error {
+			s, err := openSide(ctx, name, at, e.snapshotter, nil)
+			if err != nil {
+				return err
+			}
+			runtime.GC()
+			start := time.Now()
+			err = checkSide(ctx, s, records)
+			took = perOp(time.Since(start), 1)
+			err = stderrors.Join(err, s.Close())
+			*all = append(*all, perOp(time.Since(start), 1))
+			return err
+		})
 		return took, err
 	}
 }

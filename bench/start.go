@@ -45,6 +45,20 @@ func (e *env) withFixture(ctx context.Context, s fixture.Spec, fn func(peer, our
 	return fn(peer, ours)
 }
 
+// copied runs fn on a copy of a directory, and removes it afterwards.
+func (e *env) copied(dir string, fn func(at string) error) (err error) {
+	tmp, err := os.MkdirTemp(e.dir, "copy-")
+	if err != nil {
+		return errors.WithStack(err)
+	}
+	defer func() { err = stderrors.Join(err, os.RemoveAll(tmp)) }()
+	at := filepath.Join(tmp, "cache")
+	if err := copyDir(at, dir); err != nil {
+		return err
+	}
+	return fn(at)
+}
+
 // copyDir copies a directory and waits until the disk has it, so that no side pays for that later.
 func copyDir(to, from string) error {
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {

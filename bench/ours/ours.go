@@ -10,6 +10,7 @@ import (
 
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/bench/image"
+	"github.com/layercache/cache/bench/pruning"
 	"github.com/layercache/cache/local"
 	"github.com/layercache/cache/testutil/fault"
 	"github.com/layercache/cache/usage"
@@ -21,7 +22,8 @@ type Cache struct {
 	cache.Manager
 	Parts *local.Parts
 
-	opt cache.ManagerOpt
+	opt       cache.ManagerOpt
+	collector pruning.Collector
 }
 
 // Open opens dir with the named snapshotter, or the library's choice if the name is empty, as
@@ -57,7 +59,10 @@ func Prepare(ctx context.Context, dir, snapshotter string, calls *fault.Faults) 
 		tx.Update = calls.Transaction(tx.Update)
 		opt.Transactions = &tx
 	}
-	return &Cache{Parts: parts, opt: opt}, nil
+	c := &Cache{Parts: parts, collector: pruning.Collector{Backend: parts.GarbageCollect}}
+	opt.GarbageCollect = c.collector.Collect
+	c.opt = opt
+	return c, nil
 }
 
 // Start makes the manager, which loads all records.

@@ -26,6 +26,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/layercache/cache/bench/image"
+	"github.com/layercache/cache/bench/pruning"
 	"github.com/layercache/cache/testutil/fault"
 )
 
@@ -38,8 +39,9 @@ type Cache struct {
 	// DB is containerd's metadata.
 	DB *ctdmetadata.DB
 
-	opt     cache.ManagerOpt
-	closers []func() error
+	opt       cache.ManagerOpt
+	collector pruning.Collector
+	closers   []func() error
 }
 
 // Prepare opens the parts of dir with the named snapshotter, overlayfs, native or image.CopyingSnapshotter, and leaves it to
@@ -75,6 +77,7 @@ func Prepare(ctx context.Context, dir, snapshotter string, calls *fault.Faults) 
 	if err := c.DB.Init(ctx); err != nil {
 		return nil, err
 	}
+	c.collector.Backend = c.DB.GarbageCollect
 	if c.opt, err = c.options(dir, snapshotter, calls); err != nil {
 		return nil, err
 	}
@@ -118,7 +121,7 @@ func (c *Cache) options(dir, snapshotter string, calls *fault.Faults) (cache.Man
 		Snapshotter:    ctdsnapshot.NewSnapshotter(snapshotter, trees, namespace, nil),
 		ContentStore:   store,
 		LeaseManager:   leaseutil.WithNamespace(leased, namespace),
-		GarbageCollect: c.DB.GarbageCollect,
+		GarbageCollect: c.collector.Collect,
 		Applier:        winlayers.NewFileSystemApplierWithWindows(store, apply.NewFileSystemApplier(store)),
 		Differ:         winlayers.NewWalkingDiffWithWindows(store, walking.NewWalkingDiff(store)),
 		MetadataStore:  rows,
