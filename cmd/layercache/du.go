@@ -28,7 +28,7 @@ func duCommand() subcommand {
 			fs.BoolVar(&d.json, "json", false, "a JSON object instead of a table")
 			return func(ctx context.Context, args []string, s *streams) error {
 				if d.tree && d.json {
-					return usageError{errors.New("--tree and --json exclude each other")}
+					return console.UsageError{Err: errors.New("--tree and --json exclude each other")}
 				}
 				return d.run(ctx, args[0], s)
 			}

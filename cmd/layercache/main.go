@@ -21,22 +21,11 @@ import (
 	"context"
 	"flag"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/internal/console"
-)
-
-// Exit codes.
-const (
-	exitError     = 1
-	exitUsage     = 2
-	exitInterrupt = 130 // what a shell reports of a program that SIGINT ended
 )
 
 const usageText = `usage: layercache COMMAND DIR ...
@@ -49,15 +38,7 @@ const usageText = `usage: layercache COMMAND DIR ...
 DIR is a cache directory, or the worker directory of a stopped buildkitd. "layercache COMMAND -h" tells more.
 `
 
-func main() {
-	// A closed pipe is an error of the write then, and does not end the program in the middle of its work.
-	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second interrupt ends the program at once
-	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr, console.Of(os.Stderr))
-	stop()
-	os.Exit(code)
-}
+func main() { console.Main(command) }
 
 // streams is where a command writes.
 type streams struct {
@@ -84,43 +65,29 @@ func subcommands() []subcommand {
 // errFindings ends a check that found something, which it has said already.
 var errFindings = errors.New("there are findings")
 
-// usageError is a wrong command line.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
 // command runs the program with a command line and returns its exit code. A nil tty means that stderr is no terminal.
 func command(ctx context.Context, args []string, stdout, stderr io.Writer, tty console.Size) int {
 	s := &streams{out: &console.Printer{W: stdout}, err: &console.Printer{W: stderr}, tty: tty}
-	// What the library has to say is in the results; containerd warns about filesystems without fs-verity, which is of no interest here.
-	if err := log.SetLevel("error"); err != nil {
-		s.err.Printf("layercache: %v\n", err)
+	err := console.Quiet()
+	if err == nil {
+		err = dispatch(ctx, args, s)
 	}
-	err := dispatch(ctx, args, s)
 	if err == nil {
 		err = s.out.Err
 	}
-	var wrong usageError
 	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
-		return 0
 	case errors.Is(err, errFindings):
-		return exitError
-	case errors.As(err, &wrong), errdefs.IsInvalidArgument(err):
-		s.err.Printf("layercache: %s\n", console.Printable(err.Error()))
-		return exitUsage
-	case ctx.Err() != nil:
-		s.err.Printf("layercache: interrupted: %s\n", console.Printable(err.Error()))
-		return exitInterrupt
+		return console.ExitError
+	case errdefs.IsInvalidArgument(err):
+		err = console.UsageError{Err: err}
 	}
-	s.err.Printf("layercache: %s\n", console.Printable(err.Error()))
-	return exitError
+	return console.Ended(ctx, "layercache", err, s.err)
 }
 
 func dispatch(ctx context.Context, args []string, s *streams) error {
 	if len(args) == 0 {
 		s.err.Printf("%s", usageText)
-		return usageError{errors.New("a command is wanted")}
+		return console.UsageError{Err: errors.New("a command is wanted")}
 	}
 	switch args[0] {
 	case "-h", "-help", "--help", "help":
@@ -132,7 +99,7 @@ func dispatch(ctx context.Context, args []string, s *streams) error {
 			return c.run(ctx, args[1:], s)
 		}
 	}
-	return usageError{errors.Errorf("unknown command %q (-h lists them)", args[0])}
+	return console.UsageError{Err: errors.Errorf("unknown command %q (-h lists them)", args[0])}
 }
 
 func (c *subcommand) run(ctx context.Context, args []string, s *streams) error {
@@ -148,9 +115,9 @@ func (c *subcommand) run(ctx context.Context, args []string, s *streams) error {
 		fs.PrintDefaults()
 		return nil
 	case err != nil:
-		return usageError{err}
+		return console.UsageError{Err: err}
 	case len(args) != c.count:
-		return usageError{errors.Errorf("%s wants %s, there are %d arguments (-h tells more)", c.name, c.args, len(args))}
+		return console.UsageError{Err: errors.Errorf("%s wants %s, there are %d arguments (-h tells more)", c.name, c.args, len(args))}
 	}
 	return do(ctx, args, s)
 }

@@ -215,7 +215,7 @@ func testShow(t *testing.T, m *made) {
 	require.Equal(t, m.desc.Size, rec.Size)
 
 	r := layercache(t, nil, "show", m.dir, "nobody")
-	require.Equal(t, exitError, r.code)
+	require.Equal(t, console.ExitError, r.code)
 	require.Contains(t, r.stderr, `"nobody"`)
 	require.Empty(t, r.stdout)
 }
@@ -232,11 +232,11 @@ func TestCheckFindings(t *testing.T) {
 	require.NoError(t, db.Close())
 	untouched(t, m.dir, func() {
 		r := layercache(t, nil, "check", m.dir)
-		require.Equal(t, exitError, r.code)
+		require.Equal(t, console.ExitError, r.code)
 		require.Regexp(t, `^index entry orphaned: .*stale.* \(repair: reindex\)\n\z`, r.stdout)
 		require.Empty(t, r.stderr)
 		r = layercache(t, nil, "check", "--json", m.dir)
-		require.Equal(t, exitError, r.code)
+		require.Equal(t, console.ExitError, r.code)
 		var v verdict
 		require.NoError(t, json.Unmarshal([]byte(r.stdout), &v))
 		require.Len(t, v.Findings, 1)
@@ -254,7 +254,7 @@ func TestCheckFindings(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, data, 0o600))
 	untouched(t, m.dir, func() {
 		r := layercache(t, nil, "check", m.dir)
-		require.Equal(t, exitError, r.code)
+		require.Equal(t, console.ExitError, r.code)
 		require.Contains(t, r.stdout, "damaged database: "+path+"\n")
 		require.Contains(t, r.stderr, path+" is damaged")
 		r = layercache(t, nil, "du", m.dir)
@@ -286,24 +286,24 @@ func TestErrors(t *testing.T) {
 		says string
 		args []string
 	}{
-		{exitUsage, "a command is wanted", nil},
-		{exitUsage, `unknown command "dump"`, []string{"dump", m.dir}},
-		{exitUsage, "du wants DIR", []string{"du"}},
-		{exitUsage, "du wants DIR", []string{"du", m.dir, m.dir}},
-		{exitUsage, "show wants DIR ID", []string{"show", m.dir}},
-		{exitUsage, "-colour", []string{"du", m.dir, "-colour"}},
-		{exitUsage, "exclude each other", []string{"du", "-tree", "-json", m.dir}},
-		{exitUsage, "colour", []string{"du", "-filter", "colour==red", m.dir}},
-		{exitUsage, "colour", []string{"prune", "-filter", "colour==red", m.dir}},
-		{exitUsage, "not a size", []string{"prune", "-max-used-space", "lots", m.dir}},
-		{exitUsage, "negative", []string{"prune", "-min-free-space", "-1", m.dir}},
-		{exitUsage, "negative", []string{"prune", "-keep-duration", "-1h", m.dir}},
-		{exitUsage, "-why is for -dry-run", []string{"prune", "-why", m.dir}},
-		{exitUsage, "KeepBytes", []string{"prune", "-keep-bytes", "1", "-reserved-space", "2", m.dir}},
-		{exitError, "no cache directory", []string{"du", none}},
-		{exitError, "no cache directory", []string{"prune", "-dry-run", none}},
-		{exitError, "no cache directory", []string{"check", "--", none}},
-		{exitError, "no cache directory", []string{"prune", none}},
+		{console.ExitUsage, "a command is wanted", nil},
+		{console.ExitUsage, `unknown command "dump"`, []string{"dump", m.dir}},
+		{console.ExitUsage, "du wants DIR", []string{"du"}},
+		{console.ExitUsage, "du wants DIR", []string{"du", m.dir, m.dir}},
+		{console.ExitUsage, "show wants DIR ID", []string{"show", m.dir}},
+		{console.ExitUsage, "-colour", []string{"du", m.dir, "-colour"}},
+		{console.ExitUsage, "exclude each other", []string{"du", "-tree", "-json", m.dir}},
+		{console.ExitUsage, "colour", []string{"du", "-filter", "colour==red", m.dir}},
+		{console.ExitUsage, "colour", []string{"prune", "-filter", "colour==red", m.dir}},
+		{console.ExitUsage, "not a size", []string{"prune", "-max-used-space", "lots", m.dir}},
+		{console.ExitUsage, "negative", []string{"prune", "-min-free-space", "-1", m.dir}},
+		{console.ExitUsage, "negative", []string{"prune", "-keep-duration", "-1h", m.dir}},
+		{console.ExitUsage, "-why is for -dry-run", []string{"prune", "-why", m.dir}},
+		{console.ExitUsage, "KeepBytes", []string{"prune", "-keep-bytes", "1", "-reserved-space", "2", m.dir}},
+		{console.ExitError, "no cache directory", []string{"du", none}},
+		{console.ExitError, "no cache directory", []string{"prune", "-dry-run", none}},
+		{console.ExitError, "no cache directory", []string{"check", "--", none}},
+		{console.ExitError, "no cache directory", []string{"prune", none}},
 	} {
 		r := layercache(t, nil, tc.args...)
 		require.Equal(t, tc.code, r.code, "%q: %s", tc.args, r.stderr)
@@ -315,7 +315,7 @@ func TestErrors(t *testing.T) {
 	require.NoError(t, err)
 	for _, args := range [][]string{{"du", m.dir}, {"show", m.dir, m.base}, {"check", m.dir}, {"prune", m.dir}, {"prune", "-dry-run", m.dir}} {
 		r := layercache(t, nil, args...)
-		require.Equal(t, exitError, r.code)
+		require.Equal(t, console.ExitError, r.code)
 		require.Contains(t, r.stderr, "in use", "fault 33")
 		require.Empty(t, r.stdout)
 	}

@@ -36,7 +36,7 @@ func pruneCommand() subcommand {
 				case p.DryRun:
 					return dryRun(ctx, args[0], p, *why, s)
 				case *why:
-					return usageError{errors.New("-why is for -dry-run")}
+					return console.UsageError{Err: errors.New("-why is for -dry-run")}
 				}
 				return runPrune(ctx, args[0], p, s)
 			}

@@ -41,7 +41,7 @@ type result struct {
 // export runs the program in this process.
 func export(ctx context.Context, args ...string) result {
 	var stdout, stderr bytes.Buffer
-	code := command(ctx, args, &stdout, &stderr, nil)
+	code := program.Command(ctx, args, &stdout, &stderr, nil)
 	return result{stdout.String(), stderr.String(), code}
 }
 

@@ -23,26 +23,14 @@
 package main
 
 import (
-	"context"
 	"flag"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 
-	"github.com/containerd/log"
 	"github.com/containerd/platforms"
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/compression/codec"
 	"github.com/layercache/cache/internal/console"
-)
-
-// Exit codes.
-const (
-	exitError     = 1
-	exitUsage     = 2
-	exitInterrupt = 130 // what a shell reports of a program that SIGINT ended
 )
 
 const usageText = `usage: export -dir CACHE [-record ID] [-compression KIND [-level N] [-force]] [-o DIR [-tag TAG] | -push REFERENCE [-plain-http]]
@@ -51,46 +39,9 @@ Without -record the records of the cache are listed.
 
 `
 
-func main() {
-	// A closed pipe is an error of the write then, and does not end the program with something half done.
-	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second interrupt ends the program at once
-	code := command(ctx, os.Args[1:], os.Stdout, os.Stderr, console.Of(os.Stderr))
-	stop()
-	os.Exit(code)
-}
+var program = console.Program[settings]{Name: "export", Parse: parse, Run: run}
 
-// command runs the program with a command line and returns its exit code. A nil tty means that stderr is no terminal.
-func command(ctx context.Context, args []string, stdout, stderr io.Writer, tty console.Size) int {
-	errOut := &console.Printer{W: stderr}
-	s, err := parse(args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		errOut.Printf("export: %s\n", console.Printable(err.Error()))
-		return exitUsage
-	}
-	// containerd warns about filesystems without fs-verity, which is of no interest here.
-	if err := log.SetLevel("error"); err != nil {
-		errOut.Printf("export: %v\n", err)
-	}
-	out := &console.Printer{W: stdout}
-	err = run(ctx, s, out, console.NewView(stderr, tty))
-	if err == nil {
-		err = out.Err
-	}
-	switch {
-	case err == nil:
-		return 0
-	case ctx.Err() != nil:
-		errOut.Printf("export: interrupted: %s\n", console.Printable(err.Error()))
-		return exitInterrupt
-	}
-	errOut.Printf("export: %s\n", console.Printable(err.Error()))
-	return exitError
-}
+func main() { console.Main(program.Command) }
 
 // parse reads a command line.
 func parse(args []string, stderr io.Writer) (settings, error) {

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layercache/cache"
+	"github.com/layercache/cache/internal/console"
 	"github.com/layercache/cache/local"
 	"github.com/layercache/cache/usage"
 )
@@ -92,7 +93,7 @@ func TestDamagedBlob(t *testing.T) { // fault 11
 
 	dir := filepath.Join(t.TempDir(), "layout")
 	r := export(t.Context(), "-dir", b.dir, "-record", b.top, "-o", dir)
-	require.Equal(t, exitError, r.code)
+	require.Equal(t, console.ExitError, r.code)
 	require.Contains(t, r.stderr, "export: write blob "+victim.String()+": the cache's blob is damaged")
 	require.Regexp(t, `(?m)^layer 2/3  [0-9a-f]{12}  failed: `, r.stderr)
 	require.Empty(t, leftovers(t, dir))
@@ -115,7 +116,7 @@ func TestLazyLayer(t *testing.T) { // spec RMT-3
 
 	out := filepath.Join(t.TempDir(), "layout")
 	r := export(t.Context(), "-dir", dir, "-record", id, "-o", out)
-	require.Equal(t, exitError, r.code)
+	require.Equal(t, console.ExitError, r.code)
 	require.Contains(t, r.stderr, blob.String())
 	require.Empty(t, leftovers(t, out))
 }
@@ -127,7 +128,7 @@ func TestCancelled(t *testing.T) { // fault 13
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	r := export(ctx, "-dir", b.dir, "-record", b.top, "-o", dir)
-	require.Equal(t, exitInterrupt, r.code)
+	require.Equal(t, console.ExitInterrupt, r.code)
 	require.Regexp(t, `(?m)^export: interrupted: `, r.stderr)
 	require.Empty(t, leftovers(t, dir))
 	mustExport(t, "-dir", b.dir, "-record", b.top, "-o", dir)
@@ -144,22 +145,22 @@ func TestCommandLine(t *testing.T) {
 		code int
 		want string
 	}{
-		{nil, exitUsage, "-dir is wanted"},
-		{[]string{"-dir", b.dir, "more"}, exitUsage, `unexpected argument "more"`},
-		{[]string{"-dir", b.dir, "-o", out}, exitUsage, "-record is wanted"},
-		{[]string{"-dir", b.dir, "-push", "localhost/app"}, exitUsage, "-record is wanted"},
-		{[]string{"-dir", b.dir, "-record", b.top}, exitUsage, "-o or -push is wanted"},
-		{[]string{"-dir", b.dir, "-record", b.top, "-o", out, "-push", "localhost/app"}, exitUsage, "not both"},
-		{[]string{"-dir", b.dir, "-record", b.top, "-o", out, "-compression", "brotli"}, exitUsage, `"brotli"`},
-		{[]string{"-dir", b.dir, "-record", b.top, "-o", out, "-compression", "zstd", "-level", "99"}, exitUsage, "99"},
-		{[]string{"-dir", b.dir, "-record", b.top, "-o", out, "-platform", "a/b/c/d/e"}, exitUsage, `platform "a/b/c/d/e"`},
-		{[]string{"-no-such-flag"}, exitUsage, "usage: export"},
+		{nil, console.ExitUsage, "-dir is wanted"},
+		{[]string{"-dir", b.dir, "more"}, console.ExitUsage, `unexpected argument "more"`},
+		{[]string{"-dir", b.dir, "-o", out}, console.ExitUsage, "-record is wanted"},
+		{[]string{"-dir", b.dir, "-push", "localhost/app"}, console.ExitUsage, "-record is wanted"},
+		{[]string{"-dir", b.dir, "-record", b.top}, console.ExitUsage, "-o or -push is wanted"},
+		{[]string{"-dir", b.dir, "-record", b.top, "-o", out, "-push", "localhost/app"}, console.ExitUsage, "not both"},
+		{[]string{"-dir", b.dir, "-record", b.top, "-o", out, "-compression", "brotli"}, console.ExitUsage, `"brotli"`},
+		{[]string{"-dir", b.dir, "-record", b.top, "-o", out, "-compression", "zstd", "-level", "99"}, console.ExitUsage, "99"},
+		{[]string{"-dir", b.dir, "-record", b.top, "-o", out, "-platform", "a/b/c/d/e"}, console.ExitUsage, `platform "a/b/c/d/e"`},
+		{[]string{"-no-such-flag"}, console.ExitUsage, "usage: export"},
 		{[]string{"-h"}, 0, "usage: export"},
-		{[]string{"-dir", filepath.Join(used, "none")}, exitError, "no such file"},
-		{[]string{"-dir", filepath.Join(used, "file")}, exitError, "not a directory"},
-		{[]string{"-dir", b.dir, "-record", "no\x1b[2Jsuch", "-o", out}, exitError, "not found"},
-		{[]string{"-dir", b.dir, "-record", b.top, "-o", used}, exitError, "is not empty"},
-		{[]string{"-dir", b.dir, "-record", b.top, "-push", "UPPER case"}, exitError, "not the name of an image"},
+		{[]string{"-dir", filepath.Join(used, "none")}, console.ExitError, "no such file"},
+		{[]string{"-dir", filepath.Join(used, "file")}, console.ExitError, "not a directory"},
+		{[]string{"-dir", b.dir, "-record", "no\x1b[2Jsuch", "-o", out}, console.ExitError, "not found"},
+		{[]string{"-dir", b.dir, "-record", b.top, "-o", used}, console.ExitError, "is not empty"},
+		{[]string{"-dir", b.dir, "-record", b.top, "-push", "UPPER case"}, console.ExitError, "not the name of an image"},
 	} {
 		r := export(t.Context(), tc.args...)
 		require.Equal(t, tc.code, r.code, "%q: %s", tc.args, r.stderr)
@@ -196,8 +197,8 @@ func (l *limited) Write(p []byte) (int, error) {
 func TestBrokenPipe(t *testing.T) {
 	b := build(t)
 	var stderr strings.Builder
-	code := command(t.Context(), []string{"-dir", b.dir}, &limited{20}, &stderr, nil)
-	require.Equal(t, exitError, code)
+	code := program.Command(t.Context(), []string{"-dir", b.dir}, &limited{20}, &stderr, nil)
+	require.Equal(t, console.ExitError, code)
 	require.Equal(t, "export: broken pipe\n", stderr.String())
 }
 

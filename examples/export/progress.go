@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/opencontainers/go-digest"
@@ -71,8 +70,7 @@ func (s status) InFlight() bool { return s.phase == packing || s.phase == writin
 // meter collects how far the work is, and shows it.
 type meter struct {
 	view console.View
-	stop chan struct{}
-	done sync.WaitGroup
+	stop func()
 	once sync.Once
 
 	mu    sync.Mutex
@@ -82,27 +80,12 @@ type meter struct {
 
 // newMeter begins to show. Close must be called.
 func newMeter(v console.View) *meter {
-	m := &meter{view: v, stop: make(chan struct{}), blobs: map[digest.Digest]*status{}}
-	if interval := v.Interval(); interval > 0 {
-		m.done.Go(func() { m.redraw(interval) })
-	}
+	m := &meter{view: v, blobs: map[digest.Digest]*status{}}
+	m.stop = console.Every(v.Interval(), m.show)
 	return m
 }
 
-// redraw shows, at intervals, what moves without a change of phase.
-func (m *meter) redraw(interval time.Duration) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-m.stop:
-			return
-		case <-ticker.C:
-			m.show()
-		}
-	}
-}
-
+// show draws what moves without a change of phase, too.
 func (m *meter) show() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -112,8 +95,7 @@ func (m *meter) show() {
 // close shows the last state and ends. A second call does nothing.
 func (m *meter) close() {
 	m.once.Do(func() {
-		close(m.stop)
-		m.done.Wait()
+		m.stop()
 		m.show()
 	})
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
+
+	"github.com/layercache/cache/internal/console"
 )
 
 // testRegistry takes and serves what is pushed to "app", by the distribution API.
@@ -185,7 +187,7 @@ func TestPushRefused(t *testing.T) { // fault 11
 		return d == bad
 	})
 	r := export(t.Context(), "-dir", b.dir, "-record", b.top, "-push", reg.ref)
-	require.Equal(t, exitError, r.code)
+	require.Equal(t, console.ExitError, r.code)
 	require.Contains(t, r.stderr, "export: write blob "+bad.String())
 	require.NotContains(t, r.stderr, "\x1b")
 	require.Empty(t, reg.manifests)
@@ -209,7 +211,7 @@ func TestPushInterrupted(t *testing.T) { // faults 13, 26
 	})
 	r := export(ctx, "-dir", b.dir, "-record", b.top, "-push", reg.ref)
 	close(free)
-	require.Equal(t, exitInterrupt, r.code, r.stderr)
+	require.Equal(t, console.ExitInterrupt, r.code, r.stderr)
 	require.Regexp(t, `(?m)^export: interrupted: `, r.stderr)
 	reg.takeInstead(nil)
 	mustExport(t, "-dir", b.dir, "-record", b.top, "-push", reg.ref)

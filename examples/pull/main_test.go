@@ -45,7 +45,7 @@ type result struct {
 func pullArgs(t testing.TB, args ...string) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	code := command(t.Context(), append([]string{"-platform", "linux/amd64"}, args...), &stdout, &stderr, nil)
+	code := program.Command(t.Context(), append([]string{"-platform", "linux/amd64"}, args...), &stdout, &stderr, nil)
 	return result{stdout.String(), stderr.String(), code}
 }
 
@@ -141,7 +141,7 @@ func TestLazyThenExtract(t *testing.T) { // spec MGR-17, MGR-23, EXT-1; scenario
 	require.Empty(t, r.stderr)
 
 	r = pullArgs(t, "-cache", dir, "-extract", layout)
-	require.Equal(t, exitError, r.code)
+	require.Equal(t, console.ExitError, r.code)
 	require.Regexp(t, `(?m)^pull: .*sha256:[0-9a-f]{64}.* is missing`, r.stderr)
 
 	show()
@@ -213,7 +213,7 @@ func TestRegistry(t *testing.T) { // spec PULL-1, PULL-2; fault 6
 	require.Contains(t, r.stdout, standardListing)
 
 	r = pullArgs(t, "-cache", dir, strings.Replace(reg.ref, ":v1", ":v2", 1))
-	require.Equal(t, exitError, r.code)
+	require.Equal(t, console.ExitError, r.code)
 	require.Contains(t, r.stderr, "app:v2: not found")
 }
 
@@ -246,7 +246,7 @@ func TestBadRegistry(t *testing.T) { // faults 9, 11
 			})
 			dir := filepath.Join(t.TempDir(), "cache")
 			r := pullArgs(t, "-cache", dir, "-extract", reg.ref)
-			require.Equal(t, exitError, r.code)
+			require.Equal(t, console.ExitError, r.code)
 			require.Contains(t, r.stderr, bad.String())
 			require.Contains(t, r.stderr, "failed: ")
 			require.NotContains(t, r.stderr, "\x1b")
@@ -268,7 +268,7 @@ func TestForgedDiffID(t *testing.T) { // scenario S-11, spec EXT-7, fault 41
 
 	dir := filepath.Join(t.TempDir(), "cache")
 	r := pullArgs(t, "-cache", dir, "-extract", "-list", forged.writeLayout(t))
-	require.Equal(t, exitError, r.code)
+	require.Equal(t, console.ExitError, r.code)
 	require.Contains(t, r.stderr, "failed to verify layer")
 	require.NotContains(t, r.stdout, "evil")
 	r = mustPull(t, "-cache", dir, "-extract", "-list", honest.writeLayout(t))
@@ -299,15 +299,15 @@ func TestCommandLine(t *testing.T) {
 		code int
 		want string
 	}{
-		{nil, exitUsage, "one SOURCE is wanted"},
-		{[]string{"a", "b"}, exitUsage, "there are 2 arguments"},
-		{[]string{""}, exitUsage, "one SOURCE"},
-		{[]string{"-no-such-flag", layout}, exitUsage, "usage: pull"},
-		{[]string{"-platform", "a/b/c/d/e", layout}, exitUsage, `platform "a/b/c/d/e"`},
+		{nil, console.ExitUsage, "one SOURCE is wanted"},
+		{[]string{"a", "b"}, console.ExitUsage, "there are 2 arguments"},
+		{[]string{""}, console.ExitUsage, "one SOURCE"},
+		{[]string{"-no-such-flag", layout}, console.ExitUsage, "usage: pull"},
+		{[]string{"-platform", "a/b/c/d/e", layout}, console.ExitUsage, `platform "a/b/c/d/e"`},
 		{[]string{"-h"}, 0, "usage: pull"},
-		{[]string{"-cache", filepath.Join(layout, "index.json"), layout}, exitError, "index.json"},
-		{[]string{"-platform", "plan9/386", layout}, exitError, "no image for the platform"},
-		{[]string{"./no\x1b[2Jwhere"}, exitError, `no image layout directory "./no\x1b[2Jwhere"`},
+		{[]string{"-cache", filepath.Join(layout, "index.json"), layout}, console.ExitError, "index.json"},
+		{[]string{"-platform", "plan9/386", layout}, console.ExitError, "no image for the platform"},
+		{[]string{"./no\x1b[2Jwhere"}, console.ExitError, `no image layout directory "./no\x1b[2Jwhere"`},
 	} {
 		r := pullArgs(t, tc.args...)
 		require.Equal(t, tc.code, r.code, "%q: %s", tc.args, r.stderr)
@@ -323,7 +323,7 @@ func TestOnTerminal(t *testing.T) {
 	ft := newFakeTerminal(t, 100, 30)
 	var stdout bytes.Buffer
 	dir := filepath.Join(t.TempDir(), "cache")
-	code := command(t.Context(), []string{"-platform", "linux/amd64", "-cache", dir, "-extract", made.writeLayout(t)}, &stdout, ft, ft.size)
+	code := program.Command(t.Context(), []string{"-platform", "linux/amd64", "-cache", dir, "-extract", made.writeLayout(t)}, &stdout, ft, ft.size)
 	require.Zero(t, code, ft.text())
 	for _, desc := range made.layers {
 		// The blob that two layers share is unpacked for each of them, unless they are seen as one change of phase.
@@ -351,8 +351,8 @@ func TestBrokenPipe(t *testing.T) {
 	full := mustPull(t, "-cache", dir, "-extract", "-list", layout).stdout
 	for room := 0; room < len(full); room += 97 {
 		var stderr bytes.Buffer
-		code := command(t.Context(), []string{"-platform", "linux/amd64", "-cache", dir, "-extract", "-list", layout}, &limited{room}, &stderr, nil)
-		require.Equal(t, exitError, code)
+		code := program.Command(t.Context(), []string{"-platform", "linux/amd64", "-cache", dir, "-extract", "-list", layout}, &limited{room}, &stderr, nil)
+		require.Equal(t, console.ExitError, code)
 		require.Equal(t, "pull: broken pipe\n", stderr.String())
 	}
 	requireImage(t, dir, made, standardTree()...)

@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/pkg/errors"
@@ -98,8 +97,7 @@ func (s *status) current() phase {
 // meter collects what the cache reports of the layers, and shows it.
 type meter struct {
 	view console.View
-	stop chan struct{}
-	done sync.WaitGroup
+	stop func()
 
 	mu     sync.Mutex
 	layers map[digest.Digest]*status
@@ -108,7 +106,7 @@ type meter struct {
 
 // newMeter begins to show the layers of an image. Close must be called.
 func newMeter(img *image, v console.View) *meter {
-	m := &meter{view: v, layers: map[digest.Digest]*status{}, stop: make(chan struct{})}
+	m := &meter{view: v, layers: map[digest.Digest]*status{}}
 	numbers := map[digest.Digest][]string{}
 	for i, desc := range img.layers {
 		numbers[desc.Digest] = append(numbers[desc.Digest], strconv.Itoa(i+1))
@@ -120,35 +118,21 @@ func newMeter(img *image, v console.View) *meter {
 	for d, n := range numbers {
 		m.layers[d].label = strings.Join(n, ",") + "/" + strconv.Itoa(len(img.layers))
 	}
-	if interval := v.Interval(); interval > 0 {
-		m.done.Go(func() { m.redraw(interval) })
-	}
+	m.stop = console.Every(v.Interval(), m.show)
 	return m
 }
 
-// redraw shows, at intervals, what moves without a change of phase.
-func (m *meter) redraw(interval time.Duration) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-m.stop:
-			return
-		case <-ticker.C:
-			m.mu.Lock()
-			m.view.Show(m.inFlight())
-			m.mu.Unlock()
-		}
-	}
+// show draws what moves without a change of phase, too.
+func (m *meter) show() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.view.Show(m.inFlight())
 }
 
 // close shows the last state and ends.
 func (m *meter) close() {
-	close(m.stop)
-	m.done.Wait()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.view.Show(m.inFlight())
+	m.stop()
+	m.show()
 }
 
 // inFlight returns the layers that something is going on with, bottom first.

@@ -62,7 +62,7 @@ func TestInterrupt(t *testing.T) { // faults 25, 26
 	close(free)
 	var exit *exec.ExitError
 	require.ErrorAs(t, err, &exit)
-	require.Equal(t, exitInterrupt, exit.ExitCode(), "%s", stderr.String())
+	require.Equal(t, console.ExitInterrupt, exit.ExitCode(), "%s", stderr.String())
 	require.Regexp(t, `(?m)^pull: interrupted: `, stderr.String())
 	require.NotContains(t, stderr.String(), "goroutine")
 
