@@ -64,27 +64,13 @@ func TestDiffer(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, content.WriteBlob(t.Context(), again.ContentStore, l.name, content.NewReader(r), l.desc))
 			require.NoError(t, r.Close())
-			require.Equal(t, info.Labels["containerd.io/uncompressed"], unpackedDigest(t, again, l.name, l.parent, l.desc))
+			diffID, err := unpackedDigest(t, again, l.name, l.parent, l.desc)
+			require.NoError(t, err)
+			require.Equal(t, info.Labels["containerd.io/uncompressed"], diffID.String())
 		}
 		requireHolds(t, again, "base", tree.File("kept", "base"), tree.File("gone", "base"), tree.File("d/low", "base"))
 		requireHolds(t, again, "top", tree.File("kept", "base"), tree.File("d/new", "top"))
 	})
-}
-
-// unpackedDigest unpacks a layer as unpackOn does and returns the digest of its archive.
-func unpackedDigest(t *testing.T, p *Parts, name, parent string, desc ocispecs.Descriptor) string {
-	t.Helper()
-	lease(t, p, name, name+"-active")
-	require.NoError(t, p.Snapshotter.Prepare(t.Context(), name+"-active", parent))
-	m, err := p.Snapshotter.Mounts(t.Context(), name+"-active")
-	require.NoError(t, err)
-	mounts, release, err := m.Mount()
-	require.NoError(t, err)
-	got, err := p.Applier.Apply(t.Context(), desc, mounts)
-	require.NoError(t, err)
-	require.NoError(t, release())
-	require.NoError(t, p.Snapshotter.Commit(t.Context(), name, name+"-active"))
-	return got.Digest.String()
 }
 
 // TestWindowsLayers: a record with the layer type "windows" is unpacked as such without a hook of the embedder's, and what the differ packs in the
