@@ -46,6 +46,14 @@ var rules = []rule{
 		std:    true,
 	},
 	{
+		name:   "the plan of a prune is pure",
+		reason: "what goes, and in which order, is worked out of numbers alone: without I/O, locks and clocks it can be compared with a naive re-scan thousands of times",
+		from:   []string{"./internal/pruneplan"},
+		std:    true,
+		allow:  []string{"github.com/pkg/errors", "github.com/containerd/errdefs"},
+		forbid: append([]string{"./...", "sync/...", "time"}, inputOutput...),
+	},
+	{
 		name:   "mountable is light",
 		reason: "executors import it; it may know mounts and user mappings, nothing else",
 		from:   []string{"./mountable"},
