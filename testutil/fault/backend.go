@@ -147,13 +147,6 @@ type differ struct {
 // Differ wraps what packs layers.
 func (f *Faults) Differ(d diff.Comparer) diff.Comparer { return &differ{f: f, d: d} }
 
-func (w *differ) Compare(ctx context.Context, lower, upper []mount.Mount, opts ...diff.Opt) (out ocispecs.Descriptor, err error) {
-	err = w.f.Call(ctx, OpCompare, "", func() (err error) {
-		out, err = w.d.Compare(ctx, lower, upper, opts...)
-		return err
-	})
-	if err != nil {
-		return ocispecs.Descriptor{}, err
-	}
-	return out, nil
+func (w *differ) Compare(ctx context.Context, lower, upper []mount.Mount, opts ...diff.Opt) (ocispecs.Descriptor, error) {
+	return get(ctx, w.f, OpCompare, "", func() (ocispecs.Descriptor, error) { return w.d.Compare(ctx, lower, upper, opts...) })
 }

@@ -81,26 +81,12 @@ func (f *Faults) ContentStore(cs content.Store) content.Store {
 	return &contentStore{f: f, cs: cs}
 }
 
-func (w *contentStore) Info(ctx context.Context, dgst digest.Digest) (info content.Info, err error) {
-	err = w.f.Call(ctx, OpContentInfo, dgst.String(), func() (err error) {
-		info, err = w.cs.Info(ctx, dgst)
-		return err
-	})
-	if err != nil {
-		return content.Info{}, err
-	}
-	return info, nil
+func (w *contentStore) Info(ctx context.Context, dgst digest.Digest) (content.Info, error) {
+	return get(ctx, w.f, OpContentInfo, dgst.String(), func() (content.Info, error) { return w.cs.Info(ctx, dgst) })
 }
 
-func (w *contentStore) Update(ctx context.Context, info content.Info, fieldpaths ...string) (out content.Info, err error) {
-	err = w.f.Call(ctx, OpContentUpdate, info.Digest.String(), func() (err error) {
-		out, err = w.cs.Update(ctx, info, fieldpaths...)
-		return err
-	})
-	if err != nil {
-		return content.Info{}, err
-	}
-	return out, nil
+func (w *contentStore) Update(ctx context.Context, info content.Info, fieldpaths ...string) (content.Info, error) {
+	return get(ctx, w.f, OpContentUpdate, info.Digest.String(), func() (content.Info, error) { return w.cs.Update(ctx, info, fieldpaths...) })
 }
 
 func (w *contentStore) Walk(ctx context.Context, fn content.WalkFunc, filters ...string) error {
@@ -119,26 +105,12 @@ func (w *contentStore) ReaderAt(ctx context.Context, desc ocispecs.Descriptor) (
 	return ra, nil
 }
 
-func (w *contentStore) Status(ctx context.Context, ref string) (st content.Status, err error) {
-	err = w.f.Call(ctx, OpContentStatus, ref, func() (err error) {
-		st, err = w.cs.Status(ctx, ref)
-		return err
-	})
-	if err != nil {
-		return content.Status{}, err
-	}
-	return st, nil
+func (w *contentStore) Status(ctx context.Context, ref string) (content.Status, error) {
+	return get(ctx, w.f, OpContentStatus, ref, func() (content.Status, error) { return w.cs.Status(ctx, ref) })
 }
 
-func (w *contentStore) ListStatuses(ctx context.Context, filters ...string) (sts []content.Status, err error) {
-	err = w.f.Call(ctx, OpContentListStatuses, "", func() (err error) {
-		sts, err = w.cs.ListStatuses(ctx, filters...)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return sts, nil
+func (w *contentStore) ListStatuses(ctx context.Context, filters ...string) ([]content.Status, error) {
+	return get(ctx, w.f, OpContentListStatuses, "", func() ([]content.Status, error) { return w.cs.ListStatuses(ctx, filters...) })
 }
 
 func (w *contentStore) Abort(ctx context.Context, ref string) error {

@@ -333,3 +333,16 @@ func (f *Faults) Call(ctx context.Context, op, key string, call func() error) er
 	}
 	return err
 }
+
+// get is Call for calls that return something, which nobody gets with an error.
+func get[T any](ctx context.Context, f *Faults, op, key string, call func() (T, error)) (T, error) {
+	var out, none T
+	err := f.Call(ctx, op, key, func() (err error) {
+		out, err = call()
+		return err
+	})
+	if err != nil {
+		return none, err
+	}
+	return out, nil
+}

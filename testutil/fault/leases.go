@@ -26,7 +26,7 @@ func (f *Faults) LeaseManager(lm leases.Manager) leases.Manager {
 	return &leaseManager{f: f, lm: lm}
 }
 
-func (w *leaseManager) Create(ctx context.Context, opts ...leases.Opt) (l leases.Lease, err error) {
+func (w *leaseManager) Create(ctx context.Context, opts ...leases.Opt) (leases.Lease, error) {
 	// The options are what names the lease. They are run here, once, because some draw a random ID.
 	var asked leases.Lease
 	for _, opt := range opts {
@@ -38,14 +38,7 @@ func (w *leaseManager) Create(ctx context.Context, opts ...leases.Opt) (l leases
 		*l = asked
 		return nil
 	}
-	err = w.f.Call(ctx, OpLeaseCreate, asked.ID, func() (err error) {
-		l, err = w.lm.Create(ctx, same)
-		return err
-	})
-	if err != nil {
-		return leases.Lease{}, err
-	}
-	return l, nil
+	return get(ctx, w.f, OpLeaseCreate, asked.ID, func() (leases.Lease, error) { return w.lm.Create(ctx, same) })
 }
 
 func (w *leaseManager) Delete(ctx context.Context, l leases.Lease, opts ...leases.DeleteOpt) error {
@@ -54,15 +47,8 @@ func (w *leaseManager) Delete(ctx context.Context, l leases.Lease, opts ...lease
 	})
 }
 
-func (w *leaseManager) List(ctx context.Context, filters ...string) (ls []leases.Lease, err error) {
-	err = w.f.Call(ctx, OpLeaseList, "", func() (err error) {
-		ls, err = w.lm.List(ctx, filters...)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return ls, nil
+func (w *leaseManager) List(ctx context.Context, filters ...string) ([]leases.Lease, error) {
+	return get(ctx, w.f, OpLeaseList, "", func() ([]leases.Lease, error) { return w.lm.List(ctx, filters...) })
 }
 
 func (w *leaseManager) AddResource(ctx context.Context, l leases.Lease, r leases.Resource) error {
@@ -77,13 +63,6 @@ func (w *leaseManager) DeleteResource(ctx context.Context, l leases.Lease, r lea
 	})
 }
 
-func (w *leaseManager) ListResources(ctx context.Context, l leases.Lease) (rs []leases.Resource, err error) {
-	err = w.f.Call(ctx, OpLeaseListResources, l.ID, func() (err error) {
-		rs, err = w.lm.ListResources(ctx, l)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return rs, nil
+func (w *leaseManager) ListResources(ctx context.Context, l leases.Lease) ([]leases.Resource, error) {
+	return get(ctx, w.f, OpLeaseListResources, l.ID, func() ([]leases.Resource, error) { return w.lm.ListResources(ctx, l) })
 }

@@ -42,37 +42,16 @@ type commonWrapper struct {
 	s common
 }
 
-func (w *commonWrapper) Stat(ctx context.Context, key string) (info snapshots.Info, err error) {
-	err = w.f.Call(ctx, OpSnapshotStat, key, func() (err error) {
-		info, err = w.s.Stat(ctx, key)
-		return err
-	})
-	if err != nil {
-		return snapshots.Info{}, err
-	}
-	return info, nil
+func (w *commonWrapper) Stat(ctx context.Context, key string) (snapshots.Info, error) {
+	return get(ctx, w.f, OpSnapshotStat, key, func() (snapshots.Info, error) { return w.s.Stat(ctx, key) })
 }
 
-func (w *commonWrapper) Update(ctx context.Context, info snapshots.Info, fieldpaths ...string) (out snapshots.Info, err error) {
-	err = w.f.Call(ctx, OpSnapshotUpdate, info.Name, func() (err error) {
-		out, err = w.s.Update(ctx, info, fieldpaths...)
-		return err
-	})
-	if err != nil {
-		return snapshots.Info{}, err
-	}
-	return out, nil
+func (w *commonWrapper) Update(ctx context.Context, info snapshots.Info, fieldpaths ...string) (snapshots.Info, error) {
+	return get(ctx, w.f, OpSnapshotUpdate, info.Name, func() (snapshots.Info, error) { return w.s.Update(ctx, info, fieldpaths...) })
 }
 
-func (w *commonWrapper) Usage(ctx context.Context, key string) (usage snapshots.Usage, err error) {
-	err = w.f.Call(ctx, OpSnapshotUsage, key, func() (err error) {
-		usage, err = w.s.Usage(ctx, key)
-		return err
-	})
-	if err != nil {
-		return snapshots.Usage{}, err
-	}
-	return usage, nil
+func (w *commonWrapper) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
+	return get(ctx, w.f, OpSnapshotUsage, key, func() (snapshots.Usage, error) { return w.s.Usage(ctx, key) })
 }
 
 func (w *commonWrapper) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
@@ -119,15 +98,8 @@ func (w *snapshotter) Name() string { return w.s.Name() }
 
 func (w *snapshotter) IdentityMapping() *user.IdentityMapping { return w.s.IdentityMapping() }
 
-func (w *snapshotter) Mounts(ctx context.Context, key string) (m mountable.Mountable, err error) {
-	err = w.f.Call(ctx, OpSnapshotMounts, key, func() (err error) {
-		m, err = w.s.Mounts(ctx, key)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return m, nil
+func (w *snapshotter) Mounts(ctx context.Context, key string) (mountable.Mountable, error) {
+	return get(ctx, w.f, OpSnapshotMounts, key, func() (mountable.Mountable, error) { return w.s.Mounts(ctx, key) })
 }
 
 func (w *snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) error {
@@ -136,15 +108,8 @@ func (w *snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	})
 }
 
-func (w *snapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) (m mountable.Mountable, err error) {
-	err = w.f.Call(ctx, OpSnapshotView, key, func() (err error) {
-		m, err = w.s.View(ctx, key, parent, opts...)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return m, nil
+func (w *snapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) (mountable.Mountable, error) {
+	return get(ctx, w.f, OpSnapshotView, key, func() (mountable.Mountable, error) { return w.s.View(ctx, key, parent, opts...) })
 }
 
 type containerdSnapshotter struct {
@@ -159,37 +124,16 @@ func (f *Faults) ContainerdSnapshotter(s snapshots.Snapshotter) snapshots.Snapsh
 	return &containerdSnapshotter{commonWrapper: commonWrapper{f: f, s: s}, s: s}
 }
 
-func (w *containerdSnapshotter) Mounts(ctx context.Context, key string) (m []mount.Mount, err error) {
-	err = w.f.Call(ctx, OpSnapshotMounts, key, func() (err error) {
-		m, err = w.s.Mounts(ctx, key)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return m, nil
+func (w *containerdSnapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
+	return get(ctx, w.f, OpSnapshotMounts, key, func() ([]mount.Mount, error) { return w.s.Mounts(ctx, key) })
 }
 
-func (w *containerdSnapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) (m []mount.Mount, err error) {
-	err = w.f.Call(ctx, OpSnapshotPrepare, key, func() (err error) {
-		m, err = w.s.Prepare(ctx, key, parent, opts...)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return m, nil
+func (w *containerdSnapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	return get(ctx, w.f, OpSnapshotPrepare, key, func() ([]mount.Mount, error) { return w.s.Prepare(ctx, key, parent, opts...) })
 }
 
-func (w *containerdSnapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) (m []mount.Mount, err error) {
-	err = w.f.Call(ctx, OpSnapshotView, key, func() (err error) {
-		m, err = w.s.View(ctx, key, parent, opts...)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return m, nil
+func (w *containerdSnapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	return get(ctx, w.f, OpSnapshotView, key, func() ([]mount.Mount, error) { return w.s.View(ctx, key, parent, opts...) })
 }
 
 // Cleanup runs containerd's asynchronous removal.
