@@ -18,7 +18,7 @@ import (
 // This file is about those whom Prune calls: the consumer of its channel, the checker of external references, the scorer.
 
 // stuckPrune has a prune in which the consumer read one record and stopped. What it will return comes from done.
-func stuckPrune(t *testing.T, env *testutil.Env, short context.Context) (first usage.Info, done <-chan error) {
+func stuckPrune(short context.Context, t *testing.T, env *testutil.Env) (first usage.Info, done <-chan error) {
 	t.Helper()
 	for range 3 {
 		release(t, finalized(t, env, nil, nil))
@@ -35,7 +35,7 @@ func TestStuckConsumer(t *testing.T) {
 		kept := finalized(t, env, nil, fileIn(t, "f", "text"))
 		idle := testutil.MakeLayer(t, env, kept, nil, cache.CachePolicyRetain)
 		short, cancel := context.WithCancelCause(ctx)
-		first, done := stuckPrune(t, env, short)
+		first, done := stuckPrune(short, t, env)
 
 		_, err := env.Manager.Get(ctx, first.ID, nil)
 		require.True(t, cache.IsNotFound(err), "%v", err)
@@ -78,7 +78,7 @@ func TestStuckConsumer(t *testing.T) {
 // Fault 16, spec MGR-42, LOCK-3: nor does it hold up Close, which ends Prune.
 func TestCloseEndsAPruneWhoseConsumerIsStuck(t *testing.T) {
 	env := testutil.New(t, testutil.Doubles())
-	_, done := stuckPrune(t, env, ctx)
+	_, done := stuckPrune(ctx, t, env)
 	waiting := make(chan error, 1)
 	go func() { waiting <- env.Manager.Prune(ctx, nil, usage.PruneInfo{}) }()
 	require.NoError(t, env.Manager.Close())

@@ -62,7 +62,7 @@ func Ended(ctx context.Context, name string, err error, stderr *Printer) (code i
 
 // Quiet has nothing but errors logged: what the library has to say is in what it returns, and containerd warns about filesystems without
 // fs-verity, which is of no interest to whoever runs a program.
-func Quiet() error { return log.SetLevel("error") } //nolint:wrapcheck // it is a level that there is
+func Quiet() error { return log.SetLevel("error") }
 
 // Program does one thing.
 type Program[S any] struct {

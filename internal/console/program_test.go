@@ -18,7 +18,7 @@ func TestProgram(t *testing.T) {
 	cancel()
 	broken := errors.New("it \x1b[2Jbroke")
 	for name, tc := range map[string]struct {
-		ctx        context.Context //nolint:containedctx // a table
+		ctx        context.Context
 		parse, run error
 		out        io.Writer
 		code       int
