@@ -23,10 +23,7 @@ func (m *manager) settle(ctx context.Context, rec *graph.Record, o graph.Outcome
 
 // carryOut does on disk what the graph decided when a ref or link ended.
 func (m *manager) carryOut(ctx context.Context, rec *graph.Record, o graph.Outcome) error {
-	if err := m.noteUses(o); err != nil || !o.Remove && !o.Unmount {
-		return err
-	}
-	if err := m.beginCleanUp(rec, o); err != nil {
+	if begun, err := m.beginCleanUp(rec, o); !begun {
 		return err
 	}
 	defer m.life.end()
@@ -35,10 +32,7 @@ func (m *manager) carryOut(ctx context.Context, rec *graph.Record, o graph.Outco
 
 // carryOutInSlot is carryOut for a caller that is in the record's slot.
 func (m *manager) carryOutInSlot(ctx context.Context, rec *graph.Record, o graph.Outcome) error {
-	if err := m.noteUses(o); err != nil || !o.Remove && !o.Unmount {
-		return err
-	}
-	if err := m.beginCleanUp(rec, o); err != nil {
+	if begun, err := m.beginCleanUp(rec, o); !begun {
 		return err
 	}
 	defer m.life.end()
@@ -67,14 +61,16 @@ func (m *manager) writeUses(add func(id string, values ...metadata.Int)) {
 	}
 }
 
-// beginCleanUp admits the clean-up of a record. After Close a condemned record stays: the next
-// start removes what nobody retained (spec INIT-12).
-func (m *manager) beginCleanUp(rec *graph.Record, o graph.Outcome) error {
-	err := m.life.again()
-	if err != nil && o.Remove {
+// beginCleanUp notes the uses, and admits the clean-up of the record if there is anything to do; m.life.end has to follow then. After Close a
+// condemned record stays: the next start removes what nobody retained (spec INIT-12).
+func (m *manager) beginCleanUp(rec *graph.Record, o graph.Outcome) (begun bool, err error) {
+	if err := m.noteUses(o); err != nil || !o.Remove && !o.Unmount {
+		return false, err
+	}
+	if err = m.life.again(); err != nil && o.Remove {
 		_ = invariant.NoError(m.g.Restore(rec))
 	}
-	return err
+	return err == nil, err
 }
 
 func (m *manager) cleanUp(ctx context.Context, rec *graph.Record, o graph.Outcome) error {
