@@ -28,17 +28,12 @@ import (
 // names it has (spec MRG-6), and without the directories that overlayfs has for views.
 func onDisk(t *testing.T, env *testutil.Env) (total int64) {
 	t.Helper()
-	_, err := env.Opt.GarbageCollect(ctx)
-	require.NoError(t, err)
-	require.NoError(t, env.Opt.ContentStore.Walk(ctx, func(info content.Info) error {
-		total += info.Size
-		return nil
-	}))
+	total = storedBlobs(t, env)
 	empty, err := os.Stat(t.TempDir()) // on the same filesystem as the cache
 	require.NoError(t, err)
 	require.NoError(t, env.Opt.Snapshotter.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
 		if env.Opt.Snapshotter.Name() == local.Overlayfs && info.Kind == snapshots.KindView {
-			total -= occupied(empty)
+			total -= 512 * statOf(t, empty).Blocks
 		}
 		return nil
 	}))
@@ -57,9 +52,9 @@ func onDisk(t *testing.T, env *testutil.Env) (total int64) {
 			if err != nil {
 				return err
 			}
-			if ino := info.Sys().(*syscall.Stat_t).Ino; !seen[ino] {
-				seen[ino] = true
-				total += occupied(info)
+			if st := statOf(t, info); !seen[st.Ino] {
+				seen[st.Ino] = true
+				total += 512 * st.Blocks
 			}
 			return nil
 		}))
@@ -67,7 +62,12 @@ func onDisk(t *testing.T, env *testutil.Env) (total int64) {
 	return total
 }
 
-func occupied(info fs.FileInfo) int64 { return info.Sys().(*syscall.Stat_t).Blocks * 512 }
+func statOf(t *testing.T, info fs.FileInfo) *syscall.Stat_t {
+	t.Helper()
+	st, ok := info.Sys().(*syscall.Stat_t)
+	require.True(t, ok)
+	return st
+}
 
 // Fault 15, spec PRN-4, PRN-16: whatever is done, the sum of all sizes is what is there, and what a prune reports is what came free.
 func TestSumOfRandomOperations(t *testing.T) {

@@ -16,8 +16,8 @@ import (
 	"github.com/layercache/cache/usage"
 )
 
-// stored sums up what the backend holds after a collection: all blobs, and all snapshots that are no views.
-func stored(t *testing.T, env *testutil.Env) (total int64) {
+// storedBlobs has garbage collected, and sums up the blobs that are left.
+func storedBlobs(t *testing.T, env *testutil.Env) (total int64) {
 	t.Helper()
 	_, err := env.Opt.GarbageCollect(ctx)
 	require.NoError(t, err)
@@ -25,6 +25,13 @@ func stored(t *testing.T, env *testutil.Env) (total int64) {
 		total += info.Size
 		return nil
 	}))
+	return total
+}
+
+// stored sums up what the backend holds after a collection: all blobs, and all snapshots that are no views.
+func stored(t *testing.T, env *testutil.Env) (total int64) {
+	t.Helper()
+	total = storedBlobs(t, env)
 	var names []string
 	require.NoError(t, env.Opt.Snapshotter.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
 		if info.Kind != snapshots.KindView {

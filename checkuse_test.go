@@ -6,7 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -192,17 +191,7 @@ func TestCheckAsksTheBackendInBulk(t *testing.T) {
 		}
 		m := env.Manager
 		env.Faults.Reset()
-		env.Faults.OnPoint(func(p testutil.Point) {
-			entered := make(chan struct{})
-			go func() { cache.EnterGraph(m); close(entered) }()
-			timer := time.NewTimer(10 * time.Second) // ends only a test that fails
-			defer timer.Stop()
-			select {
-			case <-entered:
-			case <-timer.C:
-				panic("called under the graph's mutex: " + p.String())
-			}
-		})
+		env.Faults.OnPoint(func(p testutil.Point) { panicIfLocked(m, p) })
 		require.Empty(t, check(t, env))
 		require.Equal(t, 1, env.Faults.Count(fault.OpLeaseList))
 		require.Equal(t, 1, env.Faults.Count(fault.OpSnapshotWalk))

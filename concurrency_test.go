@@ -21,6 +21,19 @@ import (
 	"github.com/layercache/cache/usage"
 )
 
+// panicIfLocked panics if the graph's mutex stays held while a call to the backend is made.
+func panicIfLocked(m cache.Manager, p testutil.Point) {
+	entered := make(chan struct{})
+	go func() { cache.EnterGraph(m); close(entered) }()
+	timer := time.NewTimer(10 * time.Second) // ends only a test that fails
+	defer timer.Stop()
+	select {
+	case <-entered:
+	case <-timer.C:
+		panic("called under the graph's mutex: " + p.String())
+	}
+}
+
 // Fault 24, spec LOCK-1, LOCK-2, quirk Q12: no call reaches a backend while the graph's mutex is held.
 func TestNoBackendCallUnderTheGraphMutex(t *testing.T) {
 	for backend, opts := range faultBackends {
@@ -35,15 +48,7 @@ func TestNoBackendCallUnderTheGraphMutex(t *testing.T) {
 				m := env.Manager
 				env.Faults.OnPoint(func(p testutil.Point) {
 					calls.Add(1)
-					entered := make(chan struct{})
-					go func() { cache.EnterGraph(m); close(entered) }()
-					timer := time.NewTimer(10 * time.Second) // ends only a test that fails
-					defer timer.Stop()
-					select {
-					case <-entered:
-					case <-timer.C:
-						panic("called under the graph's mutex: " + p.String())
-					}
+					panicIfLocked(m, p)
 				})
 				require.NoError(t, op.do(ctx, s))
 				require.NotZero(t, calls.Load())
