@@ -24,7 +24,8 @@ import (
 	"github.com/layercache/cache/usage"
 )
 
-// LAYERCACHE_CRASH=full has a process killed at every point of every operation; without it a few are
+// LAYERCACHE_CRASH=full has a process killed at every point of every operation, except that those on many records take one in manyThinned of
+// the points at which a lease or a snapshot is deleted; LAYERCACHE_CRASH=every takes these, too. Without it a few are
 // chosen at random. LAYERCACHE_CRASH_SEED repeats a choice.
 const (
 	crashEnv     = "LAYERCACHE_CRASH"
@@ -33,6 +34,9 @@ const (
 
 // crashSample is how many points of an operation are chosen at random.
 const crashSample = 1
+
+// manyThinned is how many of the points that differ in nothing but the record make one that is tried.
+const manyThinned = 8
 
 // crashBackends are real parts, with fault points above and below containerd's metadata.
 var crashBackends = map[string][]testutil.Option{
@@ -326,27 +330,36 @@ func crashSeed(t *testing.T) uint64 {
 
 // matrix runs children and counts.
 type matrix struct {
-	full bool
-	seed uint64
+	full, every bool
+	seed        uint64
 	tally
 }
 
 func newMatrix(t *testing.T) *matrix {
 	t.Helper()
-	m := &matrix{full: os.Getenv(crashEnv) == "full", seed: crashSeed(t)}
+	asked := os.Getenv(crashEnv)
+	m := &matrix{full: asked == "full" || asked == "every", every: asked == "every", seed: crashSeed(t)}
 	if !m.full {
 		t.Logf("points chosen by %s=%d; %s=full takes all", crashSeedEnv, m.seed, crashEnv)
 	}
 	return m
 }
 
-// points are those to try of an operation that has so many.
-func (m *matrix) points(backend, name string, total int) []int {
+// points are those to try of an operation that passes these.
+func (m *matrix) points(backend, name string, trace testutil.Trace) []int {
+	total := len(trace)
 	all := make([]int, total)
 	for i := range all {
 		all[i] = i + 1
 	}
-	if m.full {
+	switch {
+	case m.full && operations[name].many && !m.every:
+		choose := m.random(backend, name, 0)
+		return slices.DeleteFunc(all, func(n int) bool {
+			op := trace[n-1].Op
+			return (op == fault.OpLeaseDelete || op == fault.OpSnapshotRemove) && choose.IntN(manyThinned) > 0
+		})
+	case m.full:
 		return all
 	}
 	m.random(backend, name, 0).Shuffle(total, func(i, k int) { all[i], all[k] = all[k], all[i] })
@@ -365,9 +378,12 @@ func (m *matrix) random(backend, name string, point int) *rand.Rand {
 }
 
 // one chooses a backend for an operation, or "" for none this time. Those on layers from blobs take long, and there
-// are many: all together are to take a quarter of the time of the others.
+// are many: all together are to take a quarter of the time of the others. One on many records is always tried.
 func (m *matrix) one(name string) string {
-	all := append(slices.Sorted(maps.Keys(crashBackends)), "", "")
+	all := slices.Sorted(maps.Keys(crashBackends))
+	if !operations[name].many {
+		all = append(all, "", "")
+	}
 	return all[m.random("", name, 0).IntN(len(all))]
 }
 
@@ -409,7 +425,7 @@ func (m *matrix) operation(t *testing.T, backend, name string) {
 		})
 	}
 	run(0, false)
-	for _, n := range m.points(backend, name, len(trace)) {
+	for _, n := range m.points(backend, name, trace) {
 		run(n, false)
 		if m.full || m.random(backend, name, n).IntN(2) == 0 {
 			run(n, true)
@@ -472,7 +488,7 @@ func (m *matrix) reopen(t *testing.T, backend, dir string, lost bool) *testutil.
 
 // create kills processes that open an empty directory.
 func (m *matrix) create(t *testing.T, backend string) {
-	total := 0
+	var trace testutil.Trace
 	run := func(point int) {
 		t.Run(strconv.Itoa(point), func(t *testing.T) {
 			defer m.count(t, backend, jobCreate)
@@ -482,8 +498,8 @@ func (m *matrix) create(t *testing.T, backend string) {
 				var rep crashReport
 				require.Len(t, said, 1)
 				require.NoError(t, json.Unmarshal(said[0], &rep))
-				total = len(rep.Trace)
-				require.NotZero(t, total)
+				trace = rep.Trace
+				require.NotEmpty(t, trace)
 			}
 			env := m.reopen(t, backend, dir, false)
 			layer := finalized(t, env, nil, fileIn(t, "f", "text"))
@@ -492,8 +508,8 @@ func (m *matrix) create(t *testing.T, backend string) {
 		})
 	}
 	run(0)
-	for _, n := range m.points(backend, jobCreate, total) {
+	for _, n := range m.points(backend, jobCreate, trace) {
 		run(n)
 	}
-	m.note(backend, jobCreate, total)
+	m.note(backend, jobCreate, len(trace))
 }

@@ -55,11 +55,14 @@ func eachPoint(t *testing.T, when string, trouble func(env *testutil.Env, point 
 }
 
 // stepOf tells how far apart the points are that a sweep tries: every point with LAYERCACHE_SWEEP=full, as in .ci/full, and by
-// default for operations of few calls. Those on layers from blobs make many.
+// default for operations of few calls. Those on layers from blobs make many, and those on many records even more.
 func stepOf(t *testing.T, op operation) int {
 	t.Helper()
-	if os.Getenv("LAYERCACHE_SWEEP") == "full" || !op.blob {
+	switch {
+	case os.Getenv("LAYERCACHE_SWEEP") == "full" || !op.blob:
 		return 1
+	case op.many:
+		return 97
 	}
 	return 29
 }

@@ -129,6 +129,8 @@ type operation struct {
 	crash bool
 	// blob tells that it is on layers that come from blobs; again, that it can be repeated.
 	blob, again bool
+	// many tells that it is on so many records that it has hundreds of points, most of which differ in nothing but the record.
+	many bool
 	// concurrent tells that parts of it run at the same time, so that the order of its points varies.
 	concurrent bool
 	// lost tells that the scene misses a snapshot from the start.

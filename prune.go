@@ -53,7 +53,9 @@ func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.
 	if m.opt.GarbageCollect == nil {
 		return nil
 	}
-	_, err = m.opt.GarbageCollect(ctx)
+	if _, err = m.opt.GarbageCollect(ctx); err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	return errors.Wrap(err, "collecting garbage")
 }
 

@@ -229,7 +229,7 @@ func TestPruneGoesOnPastAnUndeletableLease(t *testing.T) {
 }
 
 func pruneResult(env *testutil.Env, policies ...usage.PruneInfo) (infos []usage.Info, err error) {
-	ch := make(chan usage.Info, 100)
+	ch := make(chan usage.Info, 1000)
 	err = env.Manager.Prune(ctx, ch, policies...)
 	close(ch)
 	for info := range ch {
