@@ -25,7 +25,7 @@ import (
 )
 
 // LAYERCACHE_CRASH=full has a process killed at every point of every operation, except that those on many records take one in manyThinned of
-// the points at which a lease or a snapshot is deleted; LAYERCACHE_CRASH=every takes these, too. Without it a few are
+// the points at calls that are made for each record; LAYERCACHE_CRASH=every takes these, too. Without it a few are
 // chosen at random. LAYERCACHE_CRASH_SEED repeats a choice.
 const (
 	crashEnv     = "LAYERCACHE_CRASH"
@@ -37,6 +37,11 @@ const crashSample = 1
 
 // manyThinned is how many of the points that differ in nothing but the record make one that is tried.
 const manyThinned = 8
+
+// perRecord are the calls that an operation on many records makes for each of them.
+var perRecord = map[string]bool{
+	fault.OpLeaseDelete: true, fault.OpSnapshotRemove: true, fault.OpSnapshotStat: true, fault.OpSnapshotUsage: true,
+}
 
 // crashBackends are real parts, with fault points above and below containerd's metadata.
 var crashBackends = map[string][]testutil.Option{
@@ -355,10 +360,7 @@ func (m *matrix) points(backend, name string, trace testutil.Trace) []int {
 	switch {
 	case m.full && operations[name].many && !m.every:
 		choose := m.random(backend, name, 0)
-		return slices.DeleteFunc(all, func(n int) bool {
-			op := trace[n-1].Op
-			return (op == fault.OpLeaseDelete || op == fault.OpSnapshotRemove) && choose.IntN(manyThinned) > 0
-		})
+		return slices.DeleteFunc(all, func(n int) bool { return perRecord[trace[n-1].Op] && choose.IntN(manyThinned) > 0 })
 	case m.full:
 		return all
 	}

@@ -36,6 +36,11 @@ func Exporters(m Manager) int {
 	return own.packs.Waiting() + own.conversions.Waiting()
 }
 
+// Measuring counts who waits for sizes to be measured.
+func Measuring(m Manager) int {
+	return m.(*manager).sizes.Waiting() //nolint:errcheck,forcetypeassert // a panic is what a wrong type deserves
+}
+
 // Quiesce waits for work that goes on though nobody waits for it any more. Nothing may begin meanwhile.
 func Quiesce(m Manager) {
 	own := m.(*manager) //nolint:errcheck,forcetypeassert // a panic is what a wrong type deserves

@@ -111,18 +111,7 @@ func TestBasicLifeCycle(t *testing.T) {
 
 func prune(t *testing.T, env *testutil.Env, policies ...usage.PruneInfo) []usage.Info {
 	t.Helper()
-	ch := make(chan usage.Info)
-	done := make(chan []usage.Info)
-	go func() {
-		var got []usage.Info
-		for info := range ch {
-			got = append(got, info)
-		}
-		done <- got
-	}()
-	err := env.Manager.Prune(ctx, ch, policies...)
-	close(ch)
-	got := <-done
+	got, err := pruneResult(env, policies...)
 	require.NoError(t, err)
 	return got
 }

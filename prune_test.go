@@ -229,12 +229,16 @@ func TestPruneGoesOnPastAnUndeletableLease(t *testing.T) {
 }
 
 func pruneResult(env *testutil.Env, policies ...usage.PruneInfo) (infos []usage.Info, err error) {
-	ch := make(chan usage.Info, 1000)
+	ch, read := make(chan usage.Info), make(chan struct{})
+	go func() {
+		defer close(read)
+		for info := range ch {
+			infos = append(infos, info)
+		}
+	}()
 	err = env.Manager.Prune(ctx, ch, policies...)
 	close(ch)
-	for info := range ch {
-		infos = append(infos, info)
-	}
+	<-read
 	return infos, err
 }
 

@@ -179,7 +179,7 @@ func TestPruneCancelledInEachPhase(t *testing.T) {
 			require.Empty(t, env.Problems(ctx))
 			there := requireWhole(t, env, ids)
 			require.Len(t, ids, len(there)+phase.gone)
-			require.ElementsMatch(t, there, prunedIDs(pruneTo(t, env, pruneAll)))
+			require.ElementsMatch(t, there, prunedIDs(prune(t, env, pruneAll)))
 			requireEmpty(t, env)
 		})
 	}
@@ -207,7 +207,7 @@ func TestPruneOfBatchesFailsAtEveryPoint(t *testing.T) {
 			t.Run(backend+"/"+name, func(t *testing.T) {
 				env := testutil.New(t, opts...)
 				stand(t, env, threeBatches)
-				require.Len(t, pruneTo(t, env, policy), threeBatches)
+				require.Len(t, prune(t, env, policy), threeBatches)
 				for _, n := range someOf(t, env.Faults.Len()) {
 					ids := stand(t, env, threeBatches)
 					env.Faults.FailAt(n, errdefs.ErrUnavailable)
@@ -220,7 +220,7 @@ func TestPruneOfBatchesFailsAtEveryPoint(t *testing.T) {
 					require.Empty(t, env.Faults.Pending())
 					env.Faults.Reset()
 					require.ElementsMatch(t, ids, append(prunedIDs(gone), requireWhole(t, env, ids)...), "%s", p)
-					require.ElementsMatch(t, ids, append(prunedIDs(gone), prunedIDs(pruneTo(t, env, pruneAll))...), "%s", p)
+					require.ElementsMatch(t, ids, append(prunedIDs(gone), prunedIDs(prune(t, env, pruneAll))...), "%s", p)
 					requireEmpty(t, env)
 				}
 			})
@@ -242,7 +242,7 @@ func TestPruneWithoutADatabase(t *testing.T) {
 			there := requireWhole(t, env, ids)
 			require.Equal(t, times == 1, len(gone) == 0, "%d are gone", len(gone))
 			require.ElementsMatch(t, ids, append(prunedIDs(gone), there...))
-			require.ElementsMatch(t, there, prunedIDs(pruneTo(t, env, pruneAll)))
+			require.ElementsMatch(t, there, prunedIDs(prune(t, env, pruneAll)))
 			requireEmpty(t, env)
 		})
 	}
@@ -277,7 +277,7 @@ func TestGetDuringAPrune(t *testing.T) {
 					panic(fmt.Sprintf("%s was not found before: %v", id, err))
 				}
 			})
-			gone := prunedIDs(pruneTo(t, env, policy))
+			gone := prunedIDs(prune(t, env, policy))
 			over = true
 			require.NotEmpty(t, held)
 			require.NotEmpty(t, missing)
@@ -296,7 +296,7 @@ func TestGetDuringAPrune(t *testing.T) {
 			for _, ref := range held {
 				release(t, ref)
 			}
-			gone = append(gone, prunedIDs(pruneTo(t, env, pruneAll))...)
+			gone = append(gone, prunedIDs(prune(t, env, pruneAll))...)
 			slices.Sort(gone)
 			require.Equal(t, gone, slices.Compact(slices.Clone(gone)), "each once")
 			require.ElementsMatch(t, ids, gone)

@@ -158,19 +158,11 @@ func TestCheckerAndScorerCallTheManager(t *testing.T) {
 			on = true
 			for _, policy := range []usage.PruneInfo{{MaxUsedSpace: 15}, {Filter: []string{"immutable"}}} {
 				calls = 0
-				got := pruneTo(t, env, policy)
+				got := prune(t, env, policy)
 				require.GreaterOrEqual(t, calls, 1)
 				require.Equal(t, taken, len(got) == 0, "%v", got)
 			}
 			on = false
 		})
 	}
-}
-
-// pruneTo is prune with a channel that holds everything.
-func pruneTo(t *testing.T, env *testutil.Env, policies ...usage.PruneInfo) []usage.Info {
-	t.Helper()
-	infos, err := pruneResult(env, policies...)
-	require.NoError(t, err)
-	return infos
 }
