@@ -17,6 +17,7 @@ import (
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/metadata"
 	"github.com/layercache/cache/snapshot"
+	"github.com/layercache/cache/testutil/fault"
 	"github.com/layercache/cache/testutil/tree"
 	"github.com/layercache/cache/usage"
 )
@@ -347,14 +348,9 @@ func TestInspectSalvages(t *testing.T) {
 	require.NoError(t, ref.Release(t.Context()))
 	require.NoError(t, c.Close())
 	path := filepath.Join(dir, recordsDB)
-	data, err := os.ReadFile(path)
+	cleared, err := fault.ClearPages(path, "damage me")
 	require.NoError(t, err)
-	for at := 0; at < len(data); at += 4096 {
-		if bytes.Contains(data[at:at+4096], []byte("damage me")) {
-			clear(data[at : at+4096])
-		}
-	}
-	require.NoError(t, os.WriteFile(path, data, 0o600))
+	require.NotZero(t, cleared)
 	untouched(t, dir, func() {
 		_, err := Inspect(t.Context(), dir, InspectOptions{NoSalvage: true})
 		require.ErrorIs(t, err, metadata.ErrCorrupt)

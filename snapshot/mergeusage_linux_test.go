@@ -21,22 +21,8 @@ func (m *merger) usage(t *testing.T, name string) (said, counted snapshots.Usage
 	said, err := m.Usage(m.ctx, name)
 	require.NoError(t, err)
 	m.inside(t, name, func(dir string) {
-		links := map[uint64]uint64{}
-		stats := map[uint64]unix.Stat_t{}
-		require.NoError(t, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-			var st unix.Stat_t
-			require.NoError(t, err)
-			require.NoError(t, unix.Lstat(path, &st))
-			links[st.Ino]++
-			stats[st.Ino] = st
-			return nil
-		}))
-		for ino, st := range stats {
-			if st.Mode&unix.S_IFMT == unix.S_IFDIR || uint64(st.Nlink) == links[ino] { //nolint:unconvert // its type differs
-				counted.Inodes++
-				counted.Size += st.Blocks * 512
-			}
-		}
+		counted.Inodes, counted.Size, err = tree.Occupied(dir)
+		require.NoError(t, err)
 	})
 	return said, counted
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/layercache/cache/internal/console"
 	"github.com/layercache/cache/local"
 	"github.com/layercache/cache/testutil"
+	"github.com/layercache/cache/testutil/fault"
 	"github.com/layercache/cache/testutil/tree"
 	"github.com/layercache/cache/usage"
 )
@@ -244,14 +245,9 @@ func TestCheckFindings(t *testing.T) {
 		require.Equal(t, m.base, v.Findings[0].Record)
 	})
 
-	data, err := os.ReadFile(path)
+	cleared, err := fault.ClearPages(path, "engine.key")
 	require.NoError(t, err)
-	for at := 0; at < len(data); at += 4096 {
-		if bytes.Contains(data[at:at+4096], []byte("engine.key")) {
-			clear(data[at : at+4096])
-		}
-	}
-	require.NoError(t, os.WriteFile(path, data, 0o600))
+	require.NotZero(t, cleared)
 	untouched(t, m.dir, func() {
 		r := layercache(t, nil, "check", m.dir)
 		require.Equal(t, console.ExitError, r.code)

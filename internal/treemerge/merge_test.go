@@ -65,21 +65,8 @@ func finish(t *testing.T, m *Merge, dir string) Usage {
 	u, err := m.Finish(t.Context())
 	require.NoError(t, err)
 	var want Usage
-	links, stats := map[uint64]uint64{}, map[uint64]unix.Stat_t{}
-	require.NoError(t, filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-		require.NoError(t, err)
-		var st unix.Stat_t
-		require.NoError(t, unix.Lstat(path, &st))
-		links[st.Ino]++
-		stats[st.Ino] = st
-		return nil
-	}))
-	for ino, st := range stats {
-		if st.Mode&unix.S_IFMT == unix.S_IFDIR || uint64(st.Nlink) == links[ino] { //nolint:unconvert // its type differs
-			want.Inodes++
-			want.Size += st.Blocks * 512
-		}
-	}
+	want.Inodes, want.Size, err = tree.Occupied(dir)
+	require.NoError(t, err)
 	require.Equal(t, want, u)
 	return u
 }
