@@ -240,3 +240,28 @@ func TestLegacyLayers(t *testing.T) { // spec REC-10, INIT-9, MGR-21, MGR-23, MG
 		require.Len(t, prune(t, env, usage.PruneInfo{All: true}), 4, "no failed call holds a parent")
 	})
 }
+
+// TestSharedWithLiar: who joined a transfer that was begun with a wrong size, and so came to nothing, gets the blob by his own descriptor.
+func TestSharedWithLiar(t *testing.T) { // spec PULL-2, faults 11 and 41
+	eachBackend(t, func(t *testing.T, env *testutil.Env) {
+		r := newRegistry()
+		honest := r.layer(t, "gzip", tree.File("f", "x"))
+		short := honest
+		short.Size /= 2
+		liar, victim := byBlob(t, env, r, short, nil), byBlob(t, env, r, honest, nil)
+		w := newWaiting(r)
+		defer w.open()
+		lied := make(chan error, 1)
+		go func() { lied <- liar.Extract(ctx, nil) }()
+		<-w.came
+		got := make(chan error, 1)
+		joined := &joining{Context: ctx, asked: make(chan struct{})}
+		go func() { got <- victim.Extract(joined, nil) }()
+		<-joined.asked
+		w.open()
+		<-lied // he may get it by the other's descriptor
+		require.NoError(t, <-got)
+		requireFile(t, victim, "f", "x")
+		release(t, liar, victim)
+	})
+}

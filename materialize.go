@@ -59,7 +59,7 @@ func together[K comparable, V any](ctx context.Context, g *flight.Group[K, V], k
 			mine.Store(true)
 			return fn(ctx)
 		})
-		if err == nil || retried || mine.Load() || ctx.Err() != nil || errors.Is(err, ErrVerification) {
+		if err == nil || retried || mine.Load() || ctx.Err() != nil {
 			return v, err
 		}
 	}
