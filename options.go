@@ -19,6 +19,15 @@ import (
 	"github.com/layercache/cache/usage"
 )
 
+// SpaceReserve is space on the disk of the databases that is kept back: to delete anything, books have to be written first. Prune
+// releases it when the disk is full, goes on, and keeps it again at its end.
+type SpaceReserve interface {
+	// Release gives the space free; it is no error if that was done before.
+	Release() error
+	// Keep occupies the space, if it is not.
+	Keep() error
+}
+
 // ManagerOpt is what a manager is built from. Snapshotter, ContentStore, LeaseManager and
 // MetadataStore are required; NewManager reports a missing one as an invalid argument.
 // local.Open fills it for an embedded cache. Use keyed literals: fields are added over time.
@@ -38,6 +47,8 @@ type ManagerOpt struct {
 	PruneScorer usage.Scorer
 	// GarbageCollect, if set, lets the backend remove what no lease protects any more.
 	GarbageCollect func(context.Context) (gc.Stats, error)
+	// Reserve, if set, is space for Prune on a disk that is full.
+	Reserve SpaceReserve
 	// Applier unpacks layer blobs.
 	Applier diff.Applier
 	// Differ packs layer blobs where the library does not do so itself: it does where it can read an overlay's upper directory, and for

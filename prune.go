@@ -3,7 +3,10 @@ package cache
 import (
 	"context"
 	stderrors "errors"
+	"runtime"
+	"syscall"
 
+	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/internal/graph"
@@ -38,8 +41,31 @@ func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.
 	if len(policies) > 0 && policies[0].DryRun {
 		return p.dryRun(ctx, policies)
 	}
-	err = p.detached(ctx, func(ctx context.Context) error {
-		m.finishRemovals(ctx)
+	err = p.carryOut(ctx, policies)
+	if diskFull(err) && m.opt.Reserve != nil {
+		log.G(ctx).WithError(err).Warn("layer cache: the disk is full; a prune goes on with the space that was kept back")
+		if err = m.opt.Reserve.Release(); err == nil {
+			err = p.carryOut(ctx, policies)
+		}
+	}
+	if err == nil && m.opt.Reserve != nil {
+		if kerr := m.opt.Reserve.Keep(); kerr != nil {
+			log.G(ctx).WithError(kerr).Warn("layer cache: no space could be kept back after a prune")
+		}
+	}
+	return err
+}
+
+// diskFull tells whether something could not be written for want of space.
+func diskFull(err error) bool {
+	const windowsDiskFull = syscall.Errno(112)
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || runtime.GOOS == "windows" && errors.Is(err, windowsDiskFull)
+}
+
+// carryOut does what the policies say, beginning with what is left from before.
+func (p *pruning) carryOut(ctx context.Context, policies []prunePolicy) error {
+	err := p.detached(ctx, func(ctx context.Context) error {
+		p.m.finishRemovals(ctx)
 		return nil
 	})
 	if err != nil {
@@ -50,10 +76,10 @@ func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.
 			return err
 		}
 	}
-	if m.opt.GarbageCollect == nil {
+	if p.m.opt.GarbageCollect == nil {
 		return nil
 	}
-	if _, err = m.opt.GarbageCollect(ctx); err != nil && ctx.Err() != nil {
+	if _, err = p.m.opt.GarbageCollect(ctx); err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	return errors.Wrap(err, "collecting garbage")

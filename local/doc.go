@@ -13,6 +13,7 @@
 //	containerdmeta.db   containerd's metadata: leases, snapshots, blobs
 //	metadata_v2.db      the records, see package metadata
 //	cachemounts/        where writable overlays are mounted for sharing
+//	layercache.reserve  space for a prune on a full disk, see [Options]; no one else knows of it
 //
 // Directories are made with mode 0700, databases with 0600. What exists keeps its mode.
 //

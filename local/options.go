@@ -56,6 +56,10 @@ type Options struct {
 	// invalid argument elsewhere, where nothing is known of what reached the disk. See cache.ManagerOpt.SyncFS.
 	Sync bool
 
+	// Reserve is how many bytes of the disk a file in the directory keeps back, so that a prune can write its books when the disk is
+	// full. 0 stands for 4 MiB, and less for none.
+	Reserve int64
+
 	// NoBackgroundGC turns off the garbage collection that Open starts.
 	NoBackgroundGC bool
 

@@ -56,6 +56,7 @@ type Parts struct {
 	Transactions *cache.Transactions
 
 	opts    Options
+	reserve *reserve
 	db      *ctdmetadata.DB
 	raw     *bolt.DB
 	tx      *transactor
@@ -85,7 +86,7 @@ func OpenParts(ctx context.Context, dir string, opts Options) (_ *Parts, err err
 	if err != nil {
 		return nil, errors.WithStack(err)
 	}
-	p := &Parts{Dir: dir, MountPoolRoot: filepath.Join(dir, mountPoolDir), opts: opts}
+	p := &Parts{Dir: dir, MountPoolRoot: filepath.Join(dir, mountPoolDir), opts: opts, reserve: newReserve(dir, opts.Reserve)}
 	defer func() {
 		if err != nil {
 			err = typed(stderrors.Join(err, p.Close()))
@@ -98,6 +99,7 @@ func OpenParts(ctx context.Context, dir string, opts Options) (_ *Parts, err err
 	if err := p.openBackend(ctx, sn); err != nil {
 		return nil, errors.Wrapf(err, "open cache directory %s", dir)
 	}
+	p.keepReserve()
 	return p, nil
 }
 
@@ -230,6 +232,7 @@ func (p *Parts) ManagerOpt() cache.ManagerOpt {
 		LeaseManager:    p.LeaseManager,
 		PruneRefChecker: p.opts.PruneRefChecker,
 		GarbageCollect:  p.GarbageCollect,
+		Reserve:         p.reserve,
 		Applier:         p.Applier,
 		Differ:          p.Differ,
 		MetadataStore:   p.MetadataStore,

@@ -15,10 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The types of filesystems that are made, which share blocks between files.
+// The types of filesystems that are made. Btrfs and XFS share blocks between files.
 const (
 	Btrfs = "btrfs"
 	XFS   = "xfs"
+	Ext4  = "ext4"
 )
 
 // FS is a mounted filesystem.
@@ -62,7 +63,11 @@ func Make(dir, kind string, size int64) (_ *FS, err error) {
 	if err != nil {
 		return nil, errors.WithStack(err)
 	}
-	if out, err := exec.Command(mkfs, "-q", fs.image).CombinedOutput(); err != nil {
+	args := []string{"-q"}
+	if kind == Ext4 {
+		args = append(args, "-m", "0") // root may use all of it, as everybody may
+	}
+	if out, err := exec.Command(mkfs, append(args, fs.image)...).CombinedOutput(); err != nil {
 		return nil, errors.Wrapf(err, "mkfs.%s: %s", kind, bytes.TrimSpace(out))
 	}
 	// The device goes by itself when the filesystem is unmounted.
@@ -96,7 +101,13 @@ func (fs *FS) Close() error {
 // New makes a filesystem for a test and returns its directory. The test is skipped, with the reason, where that is not possible.
 func New(t testing.TB, kind string) string {
 	t.Helper()
-	fs, err := Make(t.TempDir(), kind, 512<<20)
+	return NewSized(t, kind, 512<<20)
+}
+
+// NewSized is New with a size of the filesystem in bytes.
+func NewSized(t testing.TB, kind string, size int64) string {
+	t.Helper()
+	fs, err := Make(t.TempDir(), kind, size)
 	if errors.Is(err, ErrUnavailable) {
 		t.Skip(err)
 	}

@@ -1,0 +1,166 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/layercache/cache"
+	"github.com/layercache/cache/testutil/loopfs"
+	"github.com/layercache/cache/usage"
+)
+
+// fillUp writes a file until nothing more goes onto its filesystem.
+func fillUp(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	require.NoError(t, err)
+	block := bytes.Repeat([]byte{1}, 4<<20)
+	for size := len(block); size > 0; {
+		n, err := f.Write(block[:size])
+		if size < len(block) && err == nil {
+			err = f.Sync()
+		}
+		if err != nil {
+			require.ErrorIs(t, err, unix.ENOSPC)
+			if n == 0 || size < 4096 {
+				size /= 4
+			}
+		}
+	}
+	require.NoError(t, f.Close())
+}
+
+func freeBytes(t *testing.T, dir string) int64 {
+	t.Helper()
+	var st unix.Statfs_t
+	require.NoError(t, unix.Statfs(dir, &st))
+	return int64(st.Bavail) * st.Bsize
+}
+
+// layerOf makes a layer with a file of some bytes.
+func layerOf(ctx context.Context, m cache.Manager, parent cache.ImmutableRef, name string, size int) (_ cache.ImmutableRef, err error) {
+	mut, err := m.New(ctx, parent, nil, cache.CachePolicyRetain)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = mut.Release(ctx) // err is what counts
+		}
+	}()
+	mounts, err := mut.Mount(ctx, false, nil)
+	if err != nil {
+		return nil, err
+	}
+	ms, release, err := mounts.Mount()
+	if err != nil {
+		return nil, err
+	}
+	err = mount.WithTempMount(ctx, ms, func(dir string) error {
+		return os.WriteFile(filepath.Join(dir, name), bytes.Repeat([]byte(name), size/len(name)), 0o600)
+	})
+	if rerr := release(); err == nil {
+		err = rerr
+	}
+	if err != nil {
+		return nil, err
+	}
+	ref, err := mut.Commit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := ref.Finalize(ctx); err != nil {
+		_ = ref.Release(ctx) // err is what counts
+		return nil, err
+	}
+	return ref, nil
+}
+
+func openCacheAt(t *testing.T, dir string, opts Options) *Cache {
+	t.Helper()
+	c, err := Open(t.Context(), dir, opts)
+	require.NoError(t, err)
+	return c
+}
+
+// requireSound requires that the checker finds nothing.
+func requireSound(t *testing.T, c *Cache) {
+	t.Helper()
+	problems, err := c.Manager.(cache.Checker).Check(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, problems)
+}
+
+// Fault 21: on a disk without a free block layers fail with the system's error, nothing is lost, and a prune frees space, also in a process that
+// has just opened the cache, also again.
+func TestPruneOnFullDisk(t *testing.T) { // S-27
+	for kind, size := range map[string]int64{loopfs.Ext4: 64 << 20, loopfs.XFS: 320 << 20, loopfs.Btrfs: 256 << 20} {
+		t.Run(kind, func(t *testing.T) {
+			forEachSnapshotter(t, func(t *testing.T, opts Options) {
+				disk := loopfs.NewSized(t, kind, size)
+				dir, filler := filepath.Join(disk, "cache"), filepath.Join(disk, "filler")
+				var held string
+				for round := range 2 {
+					c := openCacheAt(t, dir, opts)
+					ctx := t.Context()
+					if round == 0 {
+						ref, err := layerOf(ctx, c.Manager, nil, "held", 4096)
+						require.NoError(t, err)
+						held = ref.ID()
+						require.NoError(t, ref.Release(ctx))
+					}
+					base, err := c.Manager.Get(ctx, held, nil)
+					require.NoError(t, err)
+					const layers, each = 30, 256 << 10
+					for i := range layers {
+						ref, err := layerOf(ctx, c.Manager, nil, fmt.Sprint("file", i), each)
+						require.NoError(t, err)
+						require.NoError(t, ref.Release(ctx))
+					}
+					if round > 0 {
+						require.NoError(t, base.Release(ctx))
+						require.NoError(t, c.Close())
+						fillUp(t, filler)
+						c = openCacheAt(t, dir, opts)
+						base, err = c.Manager.Get(ctx, held, nil)
+						require.NoError(t, err)
+					} else {
+						fillUp(t, filler)
+					}
+					require.Less(t, freeBytes(t, disk), int64(64<<10))
+
+					_, err = layerOf(ctx, c.Manager, base, "more", each)
+					require.ErrorIs(t, err, unix.ENOSPC)
+					infos, err := c.Manager.DiskUsage(ctx, usage.DiskUsageInfo{})
+					require.NoError(t, err)
+					require.Len(t, infos, layers+1)
+					require.NoError(t, c.Manager.Prune(ctx, nil, usage.PruneInfo{All: true}))
+					infos, err = c.Manager.DiskUsage(ctx, usage.DiskUsageInfo{})
+					require.NoError(t, err)
+					require.Len(t, infos, 1)
+					unix.Sync() // some filesystems count what is free after a while
+					require.Greater(t, freeBytes(t, disk), int64(layers*each/2))
+					require.FileExists(t, filepath.Join(dir, reserveFile))
+
+					more, err := layerOf(ctx, c.Manager, base, "more", each)
+					require.NoError(t, err)
+					require.NoError(t, more.Release(ctx))
+					require.NoError(t, c.Manager.Prune(ctx, nil, usage.PruneInfo{All: true}))
+					require.NoError(t, base.Release(ctx))
+					requireSound(t, c)
+					require.NoError(t, c.Close())
+					require.NoError(t, os.Remove(filler))
+				}
+				requireNoMounts(t, dir)
+			})
+		})
+	}
+}
