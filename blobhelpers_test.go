@@ -165,6 +165,16 @@ func ingest(t testing.TB, env *testutil.Env, r *registry, desc ocispecs.Descript
 	return func() { require.NoError(t, env.Opt.LeaseManager.Delete(ctx, l)) }
 }
 
+// ofLocalBlob makes the record of a layer whose blob is there. The record is all that keeps the blob from then on.
+func ofLocalBlob(t testing.TB, env *testutil.Env, r *registry, desc ocispecs.Descriptor) cache.ImmutableRef {
+	t.Helper()
+	done := ingest(t, env, r, desc)
+	ref, err := env.Manager.GetByBlob(ctx, desc, nil)
+	require.NoError(t, err)
+	done()
+	return ref
+}
+
 // blobNames lists the content store.
 func blobNames(t testing.TB, env *testutil.Env) []string {
 	t.Helper()

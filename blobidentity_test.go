@@ -293,10 +293,7 @@ func TestBlobNobodyHas(t *testing.T) { // spec MGR-17, API-2
 		require.Zero(t, rowCount(t, env))
 		require.Empty(t, leaseIDs(t, env))
 
-		done := ingest(t, env, r, desc)
-		ref, err := env.Manager.GetByBlob(ctx, desc, nil)
-		require.NoError(t, err)
-		done()
+		ref := ofLocalBlob(t, env, r, desc)
 		require.NoError(t, env.GC(ctx))
 		again := get(t, env, ref.ID()) // the lease keeps the blob, so it is not lazy
 		require.NoError(t, again.Extract(ctx, nil))

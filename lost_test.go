@@ -253,14 +253,11 @@ func TestStorageErrorsAreNotLaziness(t *testing.T) { // spec REC-5, MGR-23
 	eachBackend(t, func(t *testing.T, env *testutil.Env) {
 		r := newRegistry()
 		desc := r.layer(t, "gzip", tree.File("f", "x"))
-		done := ingest(t, env, r, desc)
-		ref, err := env.Manager.GetByBlob(ctx, desc, nil)
-		require.NoError(t, err)
-		done()
+		ref := ofLocalBlob(t, env, r, desc)
 		for _, op := range []string{"content.Info", "snapshots.Stat"} {
 			env.Faults.Reset()
 			env.Faults.FailOp(op, errdefs.ErrUnavailable)
-			_, err = env.Manager.Get(ctx, ref.ID(), nil)
+			_, err := env.Manager.Get(ctx, ref.ID(), nil)
 			require.True(t, errdefs.IsUnavailable(err), "%s: %v", op, err)
 		}
 		env.Faults.Reset()

@@ -82,10 +82,7 @@ func TestBlobThatIsThere(t *testing.T) { // spec PULL-1, MGR-17
 	eachBackend(t, func(t *testing.T, env *testutil.Env) {
 		r := newRegistry()
 		desc := r.layer(t, "gzip", tree.File("f", "x"))
-		done := ingest(t, env, r, desc)
-		ref, err := env.Manager.GetByBlob(ctx, desc, nil)
-		require.NoError(t, err)
-		done()
+		ref := ofLocalBlob(t, env, r, desc)
 		require.NoError(t, ref.Extract(ctx, nil))
 		requireFile(t, ref, "f", "x")
 		require.Zero(t, r.opened(desc.Digest))

@@ -230,15 +230,22 @@ func TestSharedMountOutlives(t *testing.T) {
 	env.Open()
 }
 
+// busyMount mounts, and opens a file there, so that unmounting fails.
+func busyMount(t *testing.T, m snapshot.Mountable) (shared mount.Mount, done func() error, file *os.File) {
+	t.Helper()
+	shared, done = mustMount(t, m)
+	file, err := os.Create(filepath.Join(shared.Source, "f"))
+	require.NoError(t, err)
+	require.ErrorContains(t, done(), "busy")
+	return shared, done, file
+}
+
 // Spec SHM-2: a mount on which a file is open cannot be unmounted; it is there for the next, and the release can
 // be tried again.
 func TestBusySharedMount(t *testing.T) {
 	env, mut := overlayChild(t)
 	m := mountable(t, mut, false)
-	shared, done := mustMount(t, m)
-	file, err := os.Create(filepath.Join(shared.Source, "f"))
-	require.NoError(t, err)
-	require.ErrorContains(t, done(), "busy")
+	shared, done, file := busyMount(t, m)
 	requirePool(t, env.Opt.MountPoolRoot, shared.Source)
 	same, sameDone := mustMount(t, m)
 	require.Equal(t, shared, same)
@@ -255,14 +262,11 @@ func TestBusySharedMount(t *testing.T) {
 func TestBusySharedMountGoesWithTheRef(t *testing.T) {
 	env, mut := overlayChild(t)
 	m := mountable(t, mut, false)
-	shared, done := mustMount(t, m)
-	file, err := os.Create(filepath.Join(shared.Source, "f"))
-	require.NoError(t, err)
-	require.ErrorContains(t, done(), "busy")
+	_, done, file := busyMount(t, m)
 	release(t, mut)
 	requirePool(t, env.Opt.MountPoolRoot)
 	require.NoError(t, done())
-	_, err = file.WriteString("detached, not broken")
+	_, err := file.WriteString("detached, not broken")
 	require.NoError(t, err)
 	require.NoError(t, file.Close())
 	_, _, err = m.Mount()
