@@ -259,8 +259,10 @@ func TestSharedWithLiar(t *testing.T) { // spec PULL-2, faults 11 and 41
 		go func() { got <- victim.Extract(joined, nil) }()
 		<-joined.asked
 		w.open()
-		<-lied // he may get it by the other's descriptor
 		require.NoError(t, <-got)
+		if err := <-lied; err != nil { // else he got it by the other's descriptor
+			require.ErrorIs(t, err, cache.ErrVerification)
+		}
 		requireFile(t, victim, "f", "x")
 		release(t, liar, victim)
 	})

@@ -94,7 +94,9 @@ func openCacheAt(t *testing.T, dir string, opts Options) *Cache {
 // requireSound requires that the checker finds nothing.
 func requireSound(t *testing.T, c *Cache) {
 	t.Helper()
-	problems, err := c.Manager.(cache.Checker).Check(t.Context())
+	checker, ok := c.Manager.(cache.Checker)
+	require.True(t, ok)
+	problems, err := checker.Check(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, problems)
 }
