@@ -30,6 +30,8 @@ type accounts struct {
 	views []graph.View
 	// owners tells of each thing that more than one record could own where it is counted.
 	owners map[object]owner
+	// owned lists, by the indexes of their views, all who own what has several owners. See allOwners.
+	owned map[object][]int
 }
 
 // owner is where a thing is counted.
@@ -171,6 +173,22 @@ func (a *accounts) things() (sizes []int64, of [][]int) {
 	return sizes, of
 }
 
+// allOwners lists who owns what has several owners, worked out once.
+func (a *accounts) allOwners() map[object][]int {
+	if a.owned != nil {
+		return a.owned
+	}
+	a.owned = map[object][]int{}
+	for i := range a.views {
+		for _, p := range partsOf(&a.views[i]) {
+			if key := (object{p.Snapshot, p.ID}); a.owners[key].several {
+				a.owned[key] = append(a.owned[key], i)
+			}
+		}
+	}
+	return a.owned
+}
+
 // inherit has the sizes of records measured again that owned things together with records that are gone, and may own more than what
 // is known: other compressions of a blob, which the links between blobs keep, and what they never fetched or extracted themselves.
 func (m *manager) inherit(a *accounts, gone []*graph.View) error {
@@ -188,18 +206,14 @@ func (m *manager) inherit(a *accounts, gone []*graph.View) error {
 			}
 		}
 	}
-	if len(left) == 0 {
-		return nil
-	}
 	var errs []error
-	for i := range a.views {
-		v := &a.views[i]
-		for _, p := range partsOf(v) {
-			more, ok := left[object{p.Snapshot, p.ID}]
-			if ok && (more || p.Size == 0) && m.g.Has(v.Meta.ID) {
+	for key, more := range left {
+		for _, i := range a.allOwners()[key] {
+			v := &a.views[i]
+			has := slices.IndexFunc(partsOf(v), func(p graph.Part) bool { return object{p.Snapshot, p.ID} == key })
+			if (more || partsOf(v)[has].Size == 0) && m.g.Has(v.Meta.ID) {
 				m.g.InvalidateSize(v.Record)
 				errs = append(errs, m.store.LaterInts(v.Meta.ID, metadata.Int{Key: keySize, Value: sizeUnknown}))
-				break
 			}
 		}
 	}

@@ -201,12 +201,14 @@ func (p *pruning) remove(ctx context.Context, plan *prunePlan, batch []planned) 
 		for _, rec := range recs {
 			p.m.reportEvents(rec)
 		}
-		return err
+		if restored {
+			return err
+		}
+		return stderrors.Join(err, p.m.inherit(plan.accounts, chosen))
 	})
 	if p.rest != nil || restored {
 		return 0, err
 	}
-	err = stderrors.Join(err, p.m.inherit(plan.accounts, chosen))
 	for _, v := range chosen {
 		p.freed += freed[v]
 		if rerr := p.report(ctx, planned{v, freed[v]}); rerr != nil {
