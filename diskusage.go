@@ -44,7 +44,7 @@ func (m *manager) WalkUsage(ctx context.Context, info usage.DiskUsageInfo, fn fu
 	var wanted []int
 	now := m.opt.Now()
 	for i := range views {
-		if u := usageOf(&views[i]); filter.Match(filterable(u)) && !tooYoung(u, now, info.AgeLimit) {
+		if v := &views[i]; matches(filter, v) && !tooYoung(v, now, info.AgeLimit) {
 			wanted = append(wanted, i)
 		}
 	}
@@ -82,8 +82,8 @@ func usageOf(v *graph.View) *usage.Info {
 }
 
 // tooYoung tells whether the record was used within limit; one that was never used is not (spec DU-6).
-func tooYoung(u *usage.Info, now time.Time, limit time.Duration) bool {
-	return limit > 0 && u.LastUsedAt != nil && u.LastUsedAt.After(now.Add(-limit))
+func tooYoung(v *graph.View, now time.Time, limit time.Duration) bool {
+	return limit > 0 && v.Meta.LastUsedAt != 0 && unixTime(v.Meta.LastUsedAt).After(now.Add(-limit))
 }
 
 // newChecker makes the checker of external references; nil where none is configured.
@@ -125,10 +125,10 @@ var filterFields = map[string]bool{
 	"inuse": true, "mutable": true, "immutable": true, "shared": true, "private": true,
 }
 
-// parseFilter parses filter expressions, which are OR-ed; none matches everything (spec FLT-1).
+// parseFilter parses filter expressions, which are OR-ed; none gives no filter (spec FLT-1).
 func parseFilter(exprs []string) (filters.Filter, error) {
 	if len(exprs) == 0 {
-		return filters.Always, nil
+		return nil, nil //nolint:nilnil // there is none
 	}
 	f, err := filters.ParseAll(exprs...)
 	if err != nil {
@@ -170,6 +170,11 @@ func (p *fieldProbe) Field(path []string) (string, bool) {
 		p.unknown = name
 	}
 	return "", false
+}
+
+// matches tells whether a filter matches a record; one that is nil matches all.
+func matches(f filters.Filter, v *graph.View) bool {
+	return f == nil || f.Match(filterable(usageOf(v)))
 }
 
 func filterable(u *usage.Info) filters.Adaptor {

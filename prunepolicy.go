@@ -13,7 +13,7 @@ import (
 // prunePolicy is a policy whose filters have been parsed.
 type prunePolicy struct {
 	usage.PruneInfo
-	filter filters.Filter
+	filter filters.Filter // nil matches everything
 }
 
 // parsePolicies judges all policies, so that nothing is deleted for the first while the last is invalid (spec PRN-2).
@@ -58,15 +58,14 @@ func (p *prunePolicy) spares(v *graph.View, now time.Time) usage.Reason {
 	if v.Pinned {
 		return usage.ReasonPinned
 	}
-	u := usageOf(v)
-	switch {
-	case !p.All && (u.RecordType == usage.TypeInternal || u.RecordType == usage.TypeFrontend):
+	switch kind := usage.RecordType(v.Meta.RecordType); {
+	case !p.All && (kind == usage.TypeInternal || kind == usage.TypeFrontend):
 		return usage.ReasonProtectedType
-	case !p.All && u.Shared:
+	case !p.All && v.Shared:
 		return usage.ReasonShared
-	case tooYoung(u, now, p.KeepDuration):
+	case tooYoung(v, now, p.KeepDuration):
 		return usage.ReasonTooYoung
-	case !p.filter.Match(filterable(u)):
+	case !matches(p.filter, v):
 		return usage.ReasonFiltered
 	}
 	return ""
