@@ -91,6 +91,7 @@ func TestPruneLatency(t *testing.T) {
 				require.Positive(t, p99)
 				require.Equal(t, []float64{p99}, all.pruning)
 				require.Len(t, all.idle, 1)
+				require.Len(t, all.nothing, 1)
 				require.Len(t, all.collecting, 1)
 			}
 		}
@@ -108,7 +109,7 @@ func TestPaced(t *testing.T) {
 	done, calls := make(chan struct{}), 0
 	took, err := paced(t.Context(), done, func(context.Context) error {
 		if calls++; calls == 1 {
-			time.Sleep(blocked) // the one thing that this is about
+			<-time.After(blocked) // the one thing that this is about
 		}
 		if calls == 100 {
 			close(done)
