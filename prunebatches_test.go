@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -185,12 +186,12 @@ func TestPruneCancelledInEachPhase(t *testing.T) {
 	}
 }
 
-// someOf lists the points to try: all of them with LAYERCACHE_SWEEP=full, else about six, which depend on the test's name.
+// someOf lists the points to try: all of them with LAYERCACHE_SWEEP=full, else about three, which depend on the test's name.
 func someOf(t *testing.T, points int) (list []int) {
 	t.Helper()
 	step := 1
 	if os.Getenv("LAYERCACHE_SWEEP") != "full" {
-		step = points/6 + 1
+		step = points/3 + 1
 	}
 	for n := 1 + seedOf(t)%step; n <= points; n += step {
 		list = append(list, n)
@@ -257,8 +258,11 @@ func TestGetDuringAPrune(t *testing.T) {
 			ids := stand(t, env, threeBatches)
 			rnd := rand.New(rand.NewPCG(3, 3)) //nolint:gosec // a choice of tests
 			held, missing := map[string]cache.ImmutableRef{}, map[string]bool{}
+			var mu sync.Mutex // sizes are measured several at a time
 			points, over := 0, false
 			env.Faults.OnPoint(func(testutil.Point) {
+				mu.Lock()
+				defer mu.Unlock()
 				if points++; over || points%3 != 0 {
 					return
 				}

@@ -24,7 +24,7 @@ func TestGrowthOfAPrune(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var before float64
-			for _, n := range []int{512, 2048} {
+			for _, n := range []int{256, 768} {
 				asked := 0
 				env := testutil.New(t, testutil.Doubles(), testutil.WithManagerOpt(func(o *cache.ManagerOpt) {
 					o.PruneRefChecker = func() (cache.ExternalRefChecker, error) {
