@@ -41,6 +41,11 @@ func Measuring(m Manager) int {
 	return m.(*manager).sizes.Waiting() //nolint:errcheck,forcetypeassert // a panic is what a wrong type deserves
 }
 
+// SetPruneBatch replaces how many records Prune deletes in one go.
+func SetPruneBatch(m Manager, n int) {
+	m.(*manager).pruneBatch = n //nolint:errcheck,forcetypeassert // a panic is what a wrong type deserves
+}
+
 // Quiesce waits for work that goes on though nobody waits for it any more. Nothing may begin meanwhile.
 func Quiesce(m Manager) {
 	own := m.(*manager) //nolint:errcheck,forcetypeassert // a panic is what a wrong type deserves

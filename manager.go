@@ -140,7 +140,9 @@ type manager struct {
 	treeSlots flight.Slots[string] // by snapshot: one of those who share it makes it
 	blobSlots flight.Slots[string] // see findOrMake
 	pruneSlot flight.Slots[struct{}]
-	sizes     flight.Group[*graph.Record, measured]
+	// pruneBatch is how many records Prune deletes in one go; tests have it fewer.
+	pruneBatch int
+	sizes      flight.Group[*graph.Record, measured]
 
 	// Each group may use those after it.
 	conversions flight.Group[variantKey, struct{}]
@@ -191,6 +193,7 @@ func NewManager(opt ManagerOpt) (Manager, error) {
 		unpacking:    flight.Limit[struct{}]{Max: unpackers},
 		packing:      flight.Limit[struct{}]{Max: packers},
 		differ:       differ.New(opt.ContentStore),
+		pruneBatch:   pruneBatch,
 	}
 	m.life.init()
 	m.bootID = bootIDOf(opt)

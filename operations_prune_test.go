@@ -40,6 +40,7 @@ func leafName(leaf int) string { return fmt.Sprintf("leaf%02d", leaf) }
 
 // many makes chains, children of one base, two merges with one tree, and layers with one blob, and lets go of all of them.
 func many(s *scene) {
+	cache.SetPruneBatch(s.env.Manager, batch)
 	keep := cache.CachePolicyRetain
 	done := func(refs ...cache.ImmutableRef) {
 		for _, ref := range refs {

@@ -149,7 +149,7 @@ func (p *pruning) carryOutPlan(ctx context.Context, plan *prunePlan) (again bool
 			return false, err
 		}
 		var batch []planned
-		for len(batch) < pruneBatch {
+		for len(batch) < p.m.pruneBatch {
 			victim, ok := plan.next()
 			if !ok {
 				break

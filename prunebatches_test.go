@@ -24,6 +24,9 @@ import (
 
 // This file is about what interrupts a prune of more records than are deleted in one go.
 
+// batch is how many records tests have Prune delete in one go.
+const batch = 64
+
 // threeBatches is how many records are more than two batches.
 const threeBatches = 150
 
@@ -49,6 +52,7 @@ func stand(t testing.TB, env *testutil.Env, n int) (ids []string) {
 		}
 	}
 	require.NoError(t, env.Opt.MetadataStore.Flush())
+	cache.SetPruneBatch(env.Manager, batch)
 	env.Faults.Reset()
 	return ids
 }
@@ -122,13 +126,13 @@ func TestPruneCancelledInEachPhase(t *testing.T) {
 		{name: "asking the checker", checker: 70, policy: usage.PruneInfo{Filter: []string{"immutable"}}},
 		{name: "measuring", when: at(3, fault.OpSnapshotUsage, fault.Before), policy: usage.PruneInfo{All: true, MaxUsedSpace: 1}},
 		{name: "measuring without a budget", when: at(3, fault.OpSnapshotUsage, fault.Before)},
-		{name: "marking the second batch", when: at(3, fault.OpDBUpdate, fault.Before), gone: 128},
-		{name: "between marks and leases", when: at(3, fault.OpDBUpdate, fault.After), gone: 128},
-		{name: "deleting leases of the first batch", when: at(20, fault.OpLeaseDelete, fault.Before), gone: 64},
-		{name: "between leases and rows", when: at(2, fault.OpTransaction, fault.After), gone: 128},
-		{name: "deleting rows", when: at(4, fault.OpDBUpdate, fault.Before), gone: 128},
+		{name: "marking the second batch", when: at(3, fault.OpDBUpdate, fault.Before), gone: 2 * batch},
+		{name: "between marks and leases", when: at(3, fault.OpDBUpdate, fault.After), gone: 2 * batch},
+		{name: "deleting leases of the first batch", when: at(20, fault.OpLeaseDelete, fault.Before), gone: batch},
+		{name: "between leases and rows", when: at(2, fault.OpTransaction, fault.After), gone: 2 * batch},
+		{name: "deleting rows", when: at(4, fault.OpDBUpdate, fault.Before), gone: 2 * batch},
 		{name: "after the last batch", when: at(6, fault.OpDBUpdate, fault.After), gone: threeBatches},
-		{name: "reporting", consumer: 70, gone: 128},
+		{name: "reporting", consumer: 70, gone: 2 * batch},
 		{name: "collecting", when: at(1, fault.OpGarbageCollect, fault.Before), gone: threeBatches},
 	} {
 		t.Run(phase.name, func(t *testing.T) {

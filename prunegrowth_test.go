@@ -44,11 +44,12 @@ func TestGrowthOfAPrune(t *testing.T) {
 				}))
 				env.Crash()
 				env.Open()
+				cache.SetPruneBatch(env.Manager, batch)
 				env.Faults.Reset()
 				gone := prune(t, env, usage.PruneInfo{MaxUsedSpace: int64(10 * n / 2)})
 				require.Len(t, gone, n/2)
 
-				calls, batches := env.Faults.Counts(), n/2/64
+				calls, batches := env.Faults.Counts(), n/2/batch
 				total := 0
 				for _, k := range calls {
 					total += k
