@@ -65,20 +65,23 @@ func (m *manager) WalkUsage(ctx context.Context, info usage.DiskUsageInfo, fn fu
 
 // usageOf describes a record by the name that stands for it.
 func usageOf(v *graph.View) *usage.Info {
-	u := &usage.Info{
+	u := &struct { // one allocation instead of two
+		usage.Info
+		lastUsedAt time.Time
+	}{Info: usage.Info{
 		ID: v.Meta.ID, Mutable: v.Mutable, InUse: v.InUse, Size: v.Size,
 		CreatedAt: unixTime(v.Meta.CreatedAt), UsageCount: v.Meta.UsageCount,
 		Parents: v.Parents, Description: v.Meta.Description, RecordType: usage.RecordType(v.Meta.RecordType),
 		Shared: v.Shared,
-	}
+	}}
 	if u.RecordType == "" {
 		u.RecordType = usage.TypeRegular
 	}
 	if v.Meta.LastUsedAt != 0 {
-		t := unixTime(v.Meta.LastUsedAt)
-		u.LastUsedAt = &t
+		u.lastUsedAt = unixTime(v.Meta.LastUsedAt)
+		u.LastUsedAt = &u.lastUsedAt
 	}
-	return u
+	return &u.Info
 }
 
 // tooYoung tells whether the record was used within limit; one that was never used is not (spec DU-6).
