@@ -131,16 +131,18 @@ func (e *evidence) blob(ctx context.Context, dgst string) (*content.Info, error)
 	return nil, notFoundIsNil(err, "looking for blob %s", dgst)
 }
 
-// variantsKept tells whether the lease on variants of any record lists a blob or one that it is linked to, which keeps them all.
+// variantsKept tells whether the lease on variants of any record lists a blob or one that it is linked to, which keeps them all, or there are none:
+// when the record that had them goes, links to them stay.
 func (e *evidence) variantsKept(ctx context.Context, dgst string) (bool, error) {
-	among := map[string]bool{dgst: true}
+	among, local := map[string]bool{dgst: true}, 0
 	err := e.m.walkVariants(ctx, digest.Digest(dgst), func(info content.Info) {
+		local++
 		for _, to := range linksOf(info) {
 			among[to.String()] = true
 		}
 	})
-	if err != nil {
-		return false, err
+	if err != nil || local < 2 {
+		return err == nil, err
 	}
 	ls, err := e.m.opt.LeaseManager.List(ctx)
 	if err != nil {
