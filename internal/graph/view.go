@@ -32,18 +32,63 @@ type View struct {
 	Links int
 }
 
-// View returns a consistent picture of every visible record, in no order.
+// glance is what of a record has to be seen together with all others.
+type glance struct {
+	record      *Record
+	gen         uint64
+	touched     uint64
+	links       int32
+	held, inUse bool
+}
+
+// viewChunk is how many records are looked at while the graph is locked.
+const viewChunk = 256
+
+// View returns every visible record, in no order. Which ones there are, what they lie on, and which of them are in use is one consistent picture, for
+// which the graph is locked for as short as possible. What else is told of a record is read a little later, with others let in
+// between; a record that has gone by then is left out.
 func (g *Graph) View() []View {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.markInUseLocked()
-	out := make([]View, 0, len(g.names))
-	for id, r := range g.names {
-		if m := r.shownLocked(); m.ID == id {
-			out = append(out, g.viewLocked(r, m))
+	seen := g.glances()
+	out := make([]View, 0, len(seen))
+	for len(seen) > 0 {
+		n := min(viewChunk, len(seen))
+		g.mu.Lock()
+		for i := range seen[:n] {
+			if m := seen[i].record.shownLocked(); m != nil && g.names[m.ID] == seen[i].record {
+				out = append(out, seen[i].viewLocked(m))
+			}
 		}
+		g.mu.Unlock()
+		seen = seen[n:]
 	}
 	return out
+}
+
+func (g *Graph) glances() []glance {
+	n := g.Counts().Records
+	seen := make([]glance, 0, n+n/8) // some may be added by the time it is locked
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stamp++
+	var stack []*Record
+	for id, r := range g.names {
+		if r.imm != nil && r.mut != nil && r.shownLocked().ID != id {
+			continue // a pair has two names
+		}
+		held := r.heldLocked()
+		if held && r.mark != g.stamp {
+			r.mark = g.stamp
+			stack = append(stack, r)
+		}
+		seen = append(seen, glance{record: r, gen: r.gen, touched: r.touched, links: r.links, held: held})
+	}
+	g.markAncestorsLocked(stack)
+	if len(stack) > 0 {
+		for i := range seen {
+			seen[i].inUse = seen[i].record.mark == g.stamp
+		}
+	}
+	return seen
 }
 
 // shownLocked returns the name that stands for the record: the immutable one while it has refs,
@@ -55,10 +100,11 @@ func (r *Record) shownLocked() *Meta {
 	return r.mut
 }
 
-func (g *Graph) viewLocked(r *Record, m *Meta) View {
+func (s *glance) viewLocked(m *Meta) View {
+	r := s.record
 	v := View{
-		Record: r, Gen: r.gen, touched: r.touched, Meta: *m, Mutable: m == r.mut, Kind: r.kind, Size: m.Size,
-		InUse: r.mark == g.stamp, Held: r.heldLocked(), Links: int(r.links), Parts: r.parts, Own: r.ownPartsLocked(),
+		Record: r, Gen: s.gen, touched: s.touched, Meta: *m, Mutable: m == r.mut, Kind: r.kind, Size: m.Size,
+		InUse: s.inUse, Held: s.held, Links: int(s.links), Parts: r.parts, Own: r.ownPartsLocked(),
 	}
 	v.Pinned = r.mut != nil && r.mut.Pinned || r.imm != nil && r.imm.Pinned
 	if v.Mutable && r.imm != nil {
@@ -82,16 +128,8 @@ func (g *Graph) viewLocked(r *Record, m *Meta) View {
 
 func (r *Record) heldLocked() bool { return r.refs > 0 || r.writer || r.consumed }
 
-// markInUseLocked stamps every record that a live ref leads to.
-func (g *Graph) markInUseLocked() {
-	g.stamp++
-	var stack []*Record
-	for _, r := range g.names {
-		if r.heldLocked() && r.mark != g.stamp {
-			r.mark = g.stamp
-			stack = append(stack, r)
-		}
-	}
+// markAncestorsLocked stamps all that stamped records lie on.
+func (g *Graph) markAncestorsLocked(stack []*Record) {
 	for len(stack) > 0 {
 		r := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
