@@ -41,8 +41,8 @@ type Graph struct {
 	// lazyGen grows when a record that others may lie on turns lazy; see Record.unlazyAt.
 	lazyGen uint64
 	refs    int
-	records int     // visible ones
-	used    []*Meta // names whose use counts have grown since TakeUses
+	records []*Record // visible ones, for those who look at all of them; see Record.place
+	used    []*Meta   // names whose use counts have grown since TakeUses
 	stamp   uint32
 }
 
@@ -120,6 +120,20 @@ func filled(parents, with []*Record) []*Record {
 	return out
 }
 
+// showLocked has a record among those that are visible.
+func (g *Graph) showLocked(r *Record) {
+	r.place = len(g.records)
+	g.records = append(g.records, r)
+}
+
+// hideLocked takes a record out of those that are visible.
+func (g *Graph) hideLocked(r *Record) {
+	last := len(g.records) - 1
+	g.records[r.place], g.records[last].place = g.records[last], r.place
+	g.records[last], r.place = nil, nowhere
+	g.records = g.records[:last]
+}
+
 func (g *Graph) insertLocked(s Spec) *Record {
 	r := &Record{kind: s.Kind, parents: s.Parents, state: s.State, mut: s.Mut, imm: s.Imm, strayLease: s.StrayLease}
 	r.layers = countLayers(s.Kind, s.Parents)
@@ -133,7 +147,7 @@ func (g *Graph) insertLocked(s Spec) *Record {
 		r.tainted = r.tainted || p != nil && p.tainted
 	}
 	g.listLocked(r)
-	g.records++
+	g.showLocked(r)
 	switch {
 	case s.Ref:
 		g.addRefLocked(r, s.Triggers)

@@ -1,5 +1,7 @@
 package graph
 
+import "runtime"
+
 // Use is the use count of a name, to be written to its row.
 type Use struct {
 	ID         string
@@ -151,7 +153,7 @@ func (g *Graph) condemnLocked(r *Record) {
 	if err := r.apply(Condemn); err != nil {
 		return
 	}
-	g.records--
+	g.hideLocked(r)
 	g.unlistLocked(r)
 	for _, m := range []*Meta{r.mut, r.imm} {
 		if m != nil {
@@ -166,6 +168,7 @@ func (g *Graph) condemnLocked(r *Record) {
 // taken.
 func (g *Graph) Condemn(views []*View) (chosen []*View) {
 	g.mu.Lock()
+	defer runtime.Gosched() // to whoever was waiting
 	defer g.mu.Unlock()
 	going := map[*Record]int32{} // links of those chosen
 	for _, v := range views {
@@ -198,7 +201,7 @@ func (g *Graph) Restore(r *Record) error {
 	if err := r.apply(Restore); err != nil {
 		return err
 	}
-	g.records++
+	g.showLocked(r)
 	for _, m := range []*Meta{r.mut, r.imm} {
 		if m != nil {
 			delete(g.condemned, m.ID)

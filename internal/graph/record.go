@@ -53,7 +53,8 @@ type Record struct {
 	// touched counts refs taken, uses and patches: what makes a look at the record out of date
 	// though its state is the same.
 	touched uint64
-	mark    uint32 // last traversal that came by; see Graph.walk
+	mark    uint32 // last traversal that came by
+	place   int    // in Graph.records; nowhere if the record is not among them
 	// unlazyAt is the Graph.lazyGen at which neither the record nor anything it lies on was lazy. As
 	// nothing turns lazy without that number growing, it still holds if they are equal.
 	unlazyAt uint64
@@ -62,6 +63,9 @@ type Record struct {
 	// confirmed says that the address in imm.Blob is what its layers make; see Graph.Address.
 	confirmed bool
 }
+
+// nowhere is the place of a record that is not visible.
+const nowhere = -1
 
 // Kind returns the family of the record's parents.
 func (r *Record) Kind() Kind { return r.kind }

@@ -1,5 +1,7 @@
 package graph
 
+import "runtime"
+
 // View is one record as a consistent picture of the whole graph shows it.
 type View struct {
 	Record *Record
@@ -42,7 +44,7 @@ type glance struct {
 }
 
 // viewChunk is how many records are looked at while the graph is locked.
-const viewChunk = 256
+const viewChunk = 64
 
 // View returns every visible record, in no order. Which ones there are, what they lie on, and which of them are in use is one consistent picture, for
 // which the graph is locked for as short as possible. What else is told of a record is read a little later, with others let in
@@ -54,11 +56,12 @@ func (g *Graph) View() []View {
 		n := min(viewChunk, len(seen))
 		g.mu.Lock()
 		for i := range seen[:n] {
-			if m := seen[i].record.shownLocked(); m != nil && g.names[m.ID] == seen[i].record {
-				out = append(out, seen[i].viewLocked(m))
+			if r := seen[i].record; r.place != nowhere {
+				out = append(out, seen[i].viewLocked(r.shownLocked()))
 			}
 		}
 		g.mu.Unlock()
+		runtime.Gosched() // whoever was woken by that would wait for the end of this goroutine's time slice else
 		seen = seen[n:]
 	}
 	return out
@@ -71,12 +74,9 @@ func (g *Graph) glances() []glance {
 	defer g.mu.Unlock()
 	g.stamp++
 	var stack []*Record
-	for id, r := range g.names {
-		if r.imm != nil && r.mut != nil && r.shownLocked().ID != id {
-			continue // a pair has two names
-		}
+	for _, r := range g.records {
 		held := r.heldLocked()
-		if held && r.mark != g.stamp {
+		if held {
 			r.mark = g.stamp
 			stack = append(stack, r)
 		}
@@ -152,7 +152,7 @@ type Counts struct {
 func (g *Graph) Counts() Counts {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c := Counts{Refs: g.refs, Records: g.records}
+	c := Counts{Refs: g.refs, Records: len(g.records)}
 	return c
 }
 
