@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -95,9 +96,10 @@ func requireEmpty(t *testing.T, env *testutil.Env) {
 }
 
 // nth has an action happen the nth time that a point is passed.
-func nth(n int, do func()) fault.Action {
+func nth(n int32, do func()) fault.Action {
+	var passed atomic.Int32 // sizes are measured several at a time
 	return func(context.Context, fault.Point) error {
-		if n--; n == 0 {
+		if passed.Add(1) == n {
 			do()
 		}
 		return nil
@@ -107,7 +109,7 @@ func nth(n int, do func()) fault.Action {
 // Spec PRN-1, PRN-15, PRN-17, quirk Q71: the caller's context ends in each phase of a prune. Prune returns the cause. Then nothing contradicts
 // anything, what it was working on is there or gone, and the next prune deletes the rest.
 func TestPruneCancelledInEachPhase(t *testing.T) {
-	at := func(n int, op string, when fault.When) func(env *testutil.Env, cancel func()) {
+	at := func(n int32, op string, when fault.When) func(env *testutil.Env, cancel func()) {
 		return func(env *testutil.Env, cancel func()) {
 			env.Faults.Inject(fault.Match{Op: op, When: when}, nth(n, cancel))
 		}
