@@ -202,7 +202,7 @@ var operations = map[string]operation{
 		do: func(ctx context.Context, s *scene) error {
 			return s.env.Manager.Prune(ctx, nil, usage.PruneInfo{All: true})
 		},
-		states: []string{"", "pair gone, tip gone", "leaf gone, pair gone, tip gone"},
+		states: []string{"", "leaf gone, pair gone, tip gone"},
 	},
 	"flush":   {arrange: useAll, do: flush, uses: true, states: []string{"", "leaf ready uses=2, pair sealed uses=2"}},
 	"close":   {arrange: useAll, do: tryClose, crash: true, uses: true, states: []string{"", "leaf ready uses=2, pair sealed uses=2"}},
