@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/stretchr/testify/require"
@@ -148,8 +149,10 @@ func TestPruneOnFullDisk(t *testing.T) { // S-27
 					infos, err = c.Manager.DiskUsage(ctx, usage.DiskUsageInfo{})
 					require.NoError(t, err)
 					require.Len(t, infos, 1)
-					unix.Sync() // some filesystems count what is free after a while
-					require.Greater(t, freeBytes(t, disk), int64(layers*each/2))
+					require.Eventually(t, func() bool { // some filesystems count what is free after a while
+						unix.Sync()
+						return freeBytes(t, disk) > layers*each/2
+					}, time.Minute, 10*time.Millisecond)
 					require.FileExists(t, filepath.Join(dir, reserveFile))
 
 					more, err := layerOf(ctx, c.Manager, base, "more", each)
