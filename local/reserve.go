@@ -16,8 +16,8 @@ import (
 
 const (
 	reserveFile = "layercache.reserve"
-	// defaultReserve is some hundred times what a batch of a prune writes to the databases; on filesystems that never write in place,
-	// and give space back late, that is soon used up.
+	// defaultReserve is four times what a batch of a prune takes in a database if each of its 256 rows is on a page of 4 KiB of its own: some
+	// filesystems never write in place, and give back late what was there before.
 	defaultReserve = 4 << 20
 )
 
