@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	"github.com/pkg/errors"
@@ -191,7 +190,7 @@ func countSyncs(ctx context.Context, r countRequest, prepare countedWork, c *cou
 		if err := spread(ctx, r.Warm, max(1, r.Goroutines), op); err != nil {
 			return err
 		}
-		counter, err := startCounter()
+		counter, err := syncs.Started()
 		if err != nil {
 			return err
 		}
@@ -235,32 +234,3 @@ func meanSyncs(ctx context.Context, r countRequest, counter *syncs.Counter, op f
 	c.Fsync = float64(after.Fsync-before.Fsync) / float64(r.Ops)
 	return nil
 }
-
-// startCounter starts the one counter that a process can have, and makes sure that it counts:
-// "no calls" is a target, and must not be met by a counter that sees nothing.
-var startCounter = sync.OnceValues(func() (*syncs.Counter, error) {
-	counter, err := syncs.Start()
-	if err != nil {
-		return nil, errors.Wrap(err, "fdatasync calls cannot be counted here")
-	}
-	f, err := os.CreateTemp("", "bench-sync-")
-	if err != nil {
-		return nil, errors.WithStack(err)
-	}
-	defer func() { _ = os.Remove(f.Name()) }()
-	before, err := counter.Totals()
-	if err != nil {
-		return nil, err
-	}
-	if err := stderrors.Join(f.Sync(), f.Close()); err != nil {
-		return nil, errors.WithStack(err)
-	}
-	after, err := counter.Totals()
-	if err != nil {
-		return nil, err
-	}
-	if after.Fsync != before.Fsync+1 {
-		return nil, errors.Errorf("one fsync was counted as %d", after.Fsync-before.Fsync)
-	}
-	return counter, nil
-})

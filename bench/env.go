@@ -10,6 +10,7 @@ import (
 
 	"github.com/pkg/errors"
 
+	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/bench/ours"
 	"github.com/layercache/cache/bench/peer"
 	"github.com/layercache/cache/testutil/fault"
@@ -22,7 +23,7 @@ type env struct {
 	pairs       int
 	quick       bool
 	start       time.Time
-	machine     machine
+	machine     measure.Machine
 }
 
 func newEnv(ctx context.Context, f flags) (*env, error) {
@@ -31,7 +32,7 @@ func newEnv(ctx context.Context, f flags) (*env, error) {
 		return nil, errors.WithStack(err)
 	}
 	e := &env{dir: dir, pairs: f.pairs, quick: f.quick, start: time.Now()}
-	if e.machine, err = describeMachine(dir); err != nil {
+	if e.machine, err = measure.DescribeMachine(dir); err != nil {
 		return nil, stderrors.Join(err, e.close())
 	}
 	c, err := ours.Open(ctx, filepath.Join(dir, "choice"), "", nil)

@@ -23,6 +23,8 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/bench/measure"
 )
 
 const (
@@ -146,7 +148,7 @@ func output(f flags, e *env, lines []line, full bool) error {
 	}
 	e.logf("writing %s", reportPath)
 	return writeReport(reportPath, report{
-		machine: e.machine, commit: commit(), date: time.Now(), snapshotter: e.snapshotter, pairs: e.pairs,
+		machine: e.machine, commit: measure.Commit(), date: time.Now(), snapshotter: e.snapshotter, pairs: e.pairs,
 		command: "cd bench && go run . " + strings.Join(os.Args[1:], " "), lines: lines,
 	})
 }

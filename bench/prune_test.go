@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"math"
 	"path/filepath"
 	"testing"
 	"time"
@@ -101,42 +100,6 @@ func TestPruneLatency(t *testing.T) {
 	require.ErrorContains(t, run.check(t.Context(), nil, 3), "2 of 3 records were pruned")
 	run = &pruneRun{limit: time.Second}
 	require.ErrorContains(t, run.check(t.Context(), nil, 3), "0 of 3 records were pruned")
-}
-
-// What finds the cache blocked is as late as the cache made it, one after the other.
-func TestPaced(t *testing.T) {
-	const blocked = 40 * time.Millisecond
-	done, calls := make(chan struct{}), 0
-	took, err := paced(t.Context(), done, func(context.Context) error {
-		if calls++; calls == 1 {
-			<-time.After(blocked) // the one thing that this is about
-		}
-		if calls == 100 {
-			close(done)
-		}
-		return nil
-	})
-	require.NoError(t, err)
-	require.Len(t, took, 100)
-	require.GreaterOrEqual(t, took[0], float64(blocked))
-	for i := 1; i < 100; i++ {
-		require.GreaterOrEqual(t, took[i], float64(blocked)-float64(i)*float64(pace))
-	}
-	boom := errors.New("boom")
-	_, err = paced(t.Context(), make(chan struct{}), func(context.Context) error { return boom })
-	require.ErrorIs(t, err, boom)
-}
-
-func TestPercentile(t *testing.T) {
-	var values []float64
-	for i := range 200 {
-		values = append(values, float64(200-i))
-	}
-	require.InDelta(t, 198, percentile(values, 99), 0)
-	require.InDelta(t, 100, percentile(values, 50), 0)
-	require.InDelta(t, 1, percentile(values, 0), 0)
-	require.InDelta(t, 7, percentile([]float64{7}, 99), 0)
-	require.True(t, math.IsNaN(percentile(nil, 99)))
 }
 
 // A slow peer is in the first pairs only, and what warms up is not counted.

@@ -8,17 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestDescribeMachine(t *testing.T) {
-	m, err := describeMachine(t.TempDir())
-	require.NoError(t, err)
-	require.Positive(t, m.cpus)
-	for _, s := range []string{m.cpu, m.memory, m.kernel, m.filesystem, m.goVersion} {
-		require.NotEmpty(t, s)
-	}
-	_, err = describeMachine(filepath.Join(t.TempDir(), "none"))
-	require.ErrorIs(t, err, os.ErrNotExist)
-}
-
 // Wrong arguments are found before any work is done, and a small run writes no report.
 func TestRun(t *testing.T) {
 	dir := t.TempDir()

@@ -4,22 +4,17 @@ import (
 	"context"
 	stderrors "errors"
 	"fmt"
-	"math"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/pkg/errors"
 
+	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/bench/pruning"
 )
 
-const (
-	// pace is how often somebody comes to get a record.
-	pace = 250 * time.Microsecond
-	// latencyFloor is what a Get and Release may take at any time, in nanoseconds.
-	latencyFloor = 1e6
-)
+// latencyFloor is what a Get and Release may take at any time, in nanoseconds.
+const latencyFloor = 1e6
 
 // latencies are 99th percentiles of Get and Release, in nanoseconds.
 type latencies struct {
@@ -74,29 +69,29 @@ func (e *env) latencySample(name, dir string, records int, limit time.Duration, 
 			op := func(ctx context.Context) error { return s.GetRelease(ctx, id) }
 			rest := make(chan struct{})
 			time.AfterFunc(time.Duration(e.scale(2000, 50))*time.Millisecond, func() { close(rest) })
-			idle, err := paced(ctx, rest, op)
+			idle, err := measure.Paced(ctx, rest, op)
 			if err != nil {
 				return err
 			}
 			run := startPrune(ctx, s, id, limit)
 			nothing := make(chan []float64, 1)
 			go func() {
-				took, _ := paced(ctx, run.pruned, func(context.Context) error { return nil })
+				took, _ := measure.Paced(ctx, run.pruned, func(context.Context) error { return nil })
 				nothing <- took
 			}()
-			during, err := paced(ctx, run.pruned, op)
+			during, err := measure.Paced(ctx, run.pruned, op)
 			if err != nil {
 				return stderrors.Join(err, run.wait())
 			}
-			all.nothing = append(all.nothing, percentile(<-nothing, 99))
-			collecting, err := paced(ctx, run.ended, op)
+			all.nothing = append(all.nothing, measure.Percentile(<-nothing, 99))
+			collecting, err := measure.Paced(ctx, run.ended, op)
 			if err := stderrors.Join(err, run.wait()); err != nil {
 				return err
 			}
-			p99 = percentile(during, 99)
-			all.idle = append(all.idle, percentile(idle, 99))
+			p99 = measure.Percentile(during, 99)
+			all.idle = append(all.idle, measure.Percentile(idle, 99))
 			all.pruning = append(all.pruning, p99)
-			all.collecting = append(all.collecting, percentile(collecting, 99))
+			all.collecting = append(all.collecting, measure.Percentile(collecting, 99))
 			e.logf("  %s: %d calls in peace, %d while %d records went, %d while garbage was collected",
 				name, len(idle), len(during), run.result.Records, len(collecting))
 			return errors.Wrapf(run.check(ctx, s, records), "wrong result of %s", name)
@@ -168,41 +163,4 @@ func (r *pruneRun) check(ctx context.Context, s side, records int) error {
 		return errors.Errorf("%d of %d records were pruned", r.result.Records, records)
 	}
 	return checkSide(ctx, s, records+1-r.result.Records)
-}
-
-// paced calls op at a steady pace until done is closed, and at least once, and returns how long each call took in nanoseconds.
-// A caller that comes while the one before still waits begins to wait when it comes, not when it is its turn: one call
-// that took 100 ms would otherwise stand for the 400 that found the cache blocked.
-func paced(ctx context.Context, done <-chan struct{}, op func(ctx context.Context) error) ([]float64, error) {
-	var took []float64
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for due := time.Now(); ; due = due.Add(pace) {
-		if wait := time.Until(due); wait > 0 {
-			timer.Reset(wait)
-			select {
-			case <-timer.C:
-			case <-done:
-			}
-			due = time.Now() // how late a timer is says nothing of the cache
-		}
-		if err := op(ctx); err != nil {
-			return took, err
-		}
-		took = append(took, perOp(time.Since(due), 1))
-		select {
-		case <-done:
-			return took, nil
-		default:
-		}
-	}
-}
-
-// percentile is the smallest value that so many percent of all do not exceed; NaN for none.
-func percentile(values []float64, percent float64) float64 {
-	if len(values) == 0 {
-		return math.NaN()
-	}
-	s := slices.Sorted(slices.Values(values))
-	return s[max(0, int(math.Ceil(percent/100*float64(len(s))))-1)]
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/layercache/cache/bench/fixture"
 	"github.com/layercache/cache/bench/pruning"
+	"github.com/layercache/cache/bench/syncs"
 	"github.com/layercache/cache/testutil/fault"
 )
 
@@ -193,7 +194,7 @@ func (e *env) pruneFigures(ctx context.Context, name string, w pruneWork) (f pru
 func countPrune(ctx context.Context, r countRequest) (f pruneFigures, err error) {
 	calls, w := fault.New(), pruneWork{records: r.Ops, gone: r.Ops}
 	err = withPruner(ctx, r.Side, r.Dir, r.Snapshotter, calls, func(s pruner) error {
-		counter, err := startCounter() // from here on, this process counts its system calls
+		counter, err := syncs.Started() // from here on, this process counts its system calls
 		if err != nil {
 			return err
 		}

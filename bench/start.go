@@ -11,6 +11,8 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/bench/fixture"
+	"github.com/layercache/cache/bench/measure"
+	"github.com/layercache/cache/bench/syncs"
 	"github.com/layercache/cache/testutil/fault"
 )
 
@@ -125,11 +127,11 @@ func countStart(ctx context.Context, r countRequest) (startFigures, error) {
 		return onPrepared(ctx, r.Side, r.Dir, r.Snapshotter, calls, -1, fn)
 	}
 	err := on(nil, func(s starter) error {
-		before := heapInUse()
+		before := measure.HeapInUse()
 		if err := s.Start(); err != nil {
 			return err
 		}
-		f.Heap = heapInUse() - before
+		f.Heap = measure.HeapInUse() - before
 		runtime.KeepAlive(s)
 		return nil
 	})
@@ -154,7 +156,7 @@ func countStart(ctx context.Context, r countRequest) (startFigures, error) {
 		return f, err
 	}
 	return f, on(nil, func(s starter) error { // from here on, this process counts its system calls
-		counter, err := startCounter()
+		counter, err := syncs.Started()
 		if err != nil {
 			return err
 		}
@@ -170,14 +172,4 @@ func countStart(ctx context.Context, r countRequest) (startFigures, error) {
 		f.Fsync = float64(after.Fsync - before.Fsync)
 		return err
 	})
-}
-
-// heapInUse is what is still reachable, in bytes. What a finalizer or a pool holds is free only
-// after the second collection.
-func heapInUse() float64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return float64(m.HeapAlloc)
 }
