@@ -15,7 +15,7 @@ import (
 
 // pruneBatch is how many records are deleted in one go: their marks share a transaction, and so do
 // their leases and their rows. More save little more, and what others want to write waits for a transaction.
-const pruneBatch = 256
+const pruneBatch = 512
 
 func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.PruneInfo) error {
 	if err := m.life.begin(); err != nil {

@@ -165,26 +165,36 @@ func (g *Graph) condemnLocked(r *Record) {
 
 // Condemn chooses idle records for deletion, in order: a record that others lie on may go with them if they come before it. It
 // returns those that it chose. The others are in use, have more children, or were used or changed since the views were
-// taken.
+// taken. Others are let in between, so that they wait for few records only.
 func (g *Graph) Condemn(views []*View) (chosen []*View) {
-	g.mu.Lock()
-	defer runtime.Gosched() // to whoever was waiting
-	defer g.mu.Unlock()
 	going := map[*Record]int32{} // links of those chosen
-	for _, v := range views {
-		r := v.Record
-		if r.gen != v.Gen || r.touched != v.touched || !r.idleButLocked(going[r]) {
-			continue
-		}
-		g.condemnLocked(r)
-		for _, p := range r.parents {
-			if p != nil {
-				going[p]++
+	for len(views) > 0 {
+		n := min(viewChunk, len(views))
+		g.mu.Lock()
+		for _, v := range views[:n] {
+			if g.condemnViewLocked(v, going) {
+				chosen = append(chosen, v)
 			}
 		}
-		chosen = append(chosen, v)
+		g.mu.Unlock()
+		runtime.Gosched() // as in View
+		views = views[n:]
 	}
 	return chosen
+}
+
+func (g *Graph) condemnViewLocked(v *View, going map[*Record]int32) bool {
+	r := v.Record
+	if r.gen != v.Gen || r.touched != v.touched || !r.idleButLocked(going[r]) {
+		return false
+	}
+	g.condemnLocked(r)
+	for _, p := range r.parents {
+		if p != nil {
+			going[p]++
+		}
+	}
+	return true
 }
 
 func (r *Record) idleLocked() bool { return r.idleButLocked(0) }

@@ -2,6 +2,7 @@ package pruneplan
 
 import (
 	"math"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
@@ -93,13 +94,13 @@ func NewScored(items []Item, sizes []int64, scores []float64) (*Plan, error) {
 }
 
 // NewPlain plans the deletion of everything eligible. Children go before their parents: first all that nothing lies on, in the
-// order of items, then their parents, and so on.
+// order of items, then what nothing lies on any more, and so on.
 func NewPlain(items []Item, sizes []int64) (*Plan, error) {
 	p, err := newPlan(items, sizes)
 	if err != nil {
 		return nil, err
 	}
-	return p.start(&queue{}), nil
+	return p.start(&waves{}), nil
 }
 
 func newPlan(items []Item, sizes []int64) (*Plan, error) {
@@ -192,16 +193,21 @@ func sum(a, size int64) int64 {
 	return a + size
 }
 
-// queue is the order of plain mode: first come, first served.
-type queue struct{ items []int }
+// waves is the order of plain mode: all candidates in the order of items, then those that the deletion of these made candidates, and so
+// on. The caller's order of items is that of their rows on disk, so that deletions one after the other concern the same pages.
+type waves struct{ now, next []int }
 
-func (q *queue) add(items []int) { q.items = append(q.items, items...) }
+func (w *waves) add(items []int) { w.next = append(w.next, items...) }
 
-func (q *queue) take() (int, bool) {
-	if len(q.items) == 0 {
-		return 0, false
+func (w *waves) take() (int, bool) {
+	if len(w.now) == 0 {
+		if len(w.next) == 0 {
+			return 0, false
+		}
+		slices.Sort(w.next)
+		w.now, w.next = w.next, nil
 	}
-	i := q.items[0]
-	q.items = q.items[1:]
+	i := w.now[0]
+	w.now = w.now[1:]
 	return i, true
 }

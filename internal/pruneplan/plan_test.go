@@ -109,7 +109,7 @@ func TestParentsFollowTheirLastChild(t *testing.T) { // spec PRN-7, PRN-11
 	p, err = pruneplan.NewPlain(items, nil)
 	require.NoError(t, err)
 	gone, _ = prune(p, items, -1)
-	require.Equal(t, "merge top alone leg base", gone)
+	require.Equal(t, "merge top alone base leg", gone)
 }
 
 func TestScoresOfTheCallers(t *testing.T) {
