@@ -24,6 +24,7 @@ type env struct {
 	quick       bool
 	start       time.Time
 	machine     measure.Machine
+	commit      string // found out before anything is written, which would be a change
 }
 
 func newEnv(ctx context.Context, f flags) (*env, error) {
@@ -31,7 +32,7 @@ func newEnv(ctx context.Context, f flags) (*env, error) {
 	if err != nil {
 		return nil, errors.WithStack(err)
 	}
-	e := &env{dir: dir, pairs: f.pairs, quick: f.quick, start: time.Now()}
+	e := &env{dir: dir, pairs: f.pairs, quick: f.quick, start: time.Now(), commit: measure.Commit()}
 	if e.machine, err = measure.DescribeMachine(dir); err != nil {
 		return nil, stderrors.Join(err, e.close())
 	}

@@ -1,10 +1,11 @@
 // Command bench measures this library and BuildKit's cache packages side by side: the same calls
 // in the same order on the same kind of parts, in two directories of the same disk, in turns.
 //
-//	go run . [-rows 1,3,13] [-n N] [-quick] [-json F] [-dir D]
+//	go run . [-rows 1,3,13] [-n N] [-quick] [-plots] [-json F] [-dir D]
 //
-// Progress goes to stderr, the table to stdout. The full run (all rows, at least 5 pairs) writes
-// ../docs/benchmarks.md as well. The exit status is 1 if a side gave a wrong result or a count is over its
+// Progress goes to stderr, the table to stdout, and to a file as JSON: a list of the table's rows, see line. The full run (all
+// rows, at least 5 pairs) writes ../docs/benchmarks.md as well, and plots of times against the number of records with the values
+// behind them, see growth, into ../docs/plots. The exit status is 1 if a side gave a wrong result or a count is over its
 // limit; times never decide it. It runs on Linux; without root overlayfs is replaced by the native
 // snapshotter, which the table says.
 package main
@@ -23,20 +24,20 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
-
-	"github.com/layercache/cache/bench/measure"
 )
 
 const (
 	minPairs     = 5 // the fewest that the table may be made of
 	defaultPairs = 9 // more and shorter samples: other load on the machine comes and goes
 	reportPath   = "../docs/benchmarks.md"
+	plotsDir     = "../docs/plots"
 )
 
 type flags struct {
 	rows  string
 	pairs int
 	quick bool
+	plots bool
 	json  string
 	dir   string
 }
@@ -50,6 +51,7 @@ func main() {
 	flag.StringVar(&f.rows, "rows", "", "comma-separated `numbers` of the rows to run; empty means all")
 	flag.IntVar(&f.pairs, "n", 0, "how many `pairs` of samples to take; 0 means 9, and 1 with -quick")
 	flag.BoolVar(&f.quick, "quick", false, "little work: checks results and counts, the times mean nothing")
+	flag.BoolVar(&f.plots, "plots", false, "measure and write the plots, and of the rows only those that -rows names; with -quick nothing is written")
 	flag.StringVar(&f.json, "json", "", "write the rows to this `file` as JSON")
 	flag.StringVar(&f.dir, "dir", os.TempDir(), "work below this `directory`, which decides on the disk that is measured")
 	flag.Parse()
@@ -82,10 +84,9 @@ func run(ctx context.Context, f flags, args []string) error {
 	if f.pairs < 0 {
 		return errors.Errorf("-n %d is negative", f.pairs)
 	}
-	full := f.rows == "" && !f.quick && (f.pairs == 0 || f.pairs >= minPairs)
-	if full { // find out before an hour of work that its result has nowhere to go
+	if f.full() || f.plots && !f.quick { // find out before an hour of work that its result has nowhere to go
 		if _, err := os.Stat(filepath.Dir(reportPath)); err != nil {
-			return errors.Wrap(err, "the full run writes a report, start it in bench/")
+			return errors.Wrap(err, "reports and plots go into docs/, start it in bench/")
 		}
 	}
 	if f.pairs == 0 {
@@ -94,7 +95,7 @@ func run(ctx context.Context, f flags, args []string) error {
 			f.pairs = 1
 		}
 	}
-	rows, err := selectRows(allRows(), f.rows)
+	rows, err := f.selected()
 	if err != nil {
 		return err
 	}
@@ -102,23 +103,64 @@ func run(ctx context.Context, f flags, args []string) error {
 	if err != nil {
 		return err
 	}
-	start := time.Now()
-	lines, err := runRows(ctx, e, rows)
+	res, err := runAll(ctx, e, f, rows)
 	if cerr := e.close(); err == nil {
 		err = cerr
 	}
 	if err != nil {
 		return err
 	}
-	e.logf("done in %s", time.Since(start).Round(time.Second))
-	if err := output(f, e, lines, full); err != nil {
+	e.logf("done in %s", time.Since(e.start).Round(time.Second))
+	if err := output(f, e, res); err != nil {
 		return err
 	}
-	return overLimit(lines)
+	return overLimit(res.lines)
+}
+
+// full tells whether this is the run that docs/benchmarks.md is of.
+func (f flags) full() bool {
+	return f.rows == "" && !f.quick && !f.plots && (f.pairs == 0 || f.pairs >= minPairs)
+}
+
+// makesPlots tells whether times are measured against numbers of records.
+func (f flags) makesPlots() bool { return f.plots || f.full() || f.quick && f.rows == "" }
+
+// selected are the rows to run.
+func (f flags) selected() ([]row, error) {
+	if f.plots && f.rows == "" {
+		return nil, nil
+	}
+	return selectRows(allRows(), f.rows)
+}
+
+// result is what a run measured.
+type result struct {
+	lines  []line
+	growth *growth // nil if it was not asked for
+}
+
+func runAll(ctx context.Context, e *env, f flags, rows []row) (res result, err error) {
+	if res.lines, err = runRows(ctx, e, rows); err != nil {
+		return res, err
+	}
+	if !f.makesPlots() {
+		return res, nil
+	}
+	e.logf("times against the number of records")
+	counts := growthCounts
+	if e.quick {
+		counts = growthQuick
+	}
+	plots, err := e.measureGrowth(ctx, growthWorks(), counts, growthLimit)
+	if err != nil {
+		return res, errors.Wrap(err, "plots")
+	}
+	res.growth = newGrowth(e, plots)
+	return res, nil
 }
 
 func runRows(ctx context.Context, e *env, rows []row) ([]line, error) {
-	var lines []line
+	lines := []line{} // a list in JSON, whether or not there are any
 	for _, r := range rows {
 		e.logf("row %d: %s", r.number, r.title)
 		more, err := r.run(ctx, e)
@@ -134,22 +176,33 @@ func runRows(ctx context.Context, e *env, rows []row) ([]line, error) {
 	return lines, nil
 }
 
-func output(f flags, e *env, lines []line, full bool) error {
-	if err := writeText(os.Stdout, lines); err != nil {
+func output(f flags, e *env, res result) error {
+	if err := writeText(os.Stdout, res); err != nil {
 		return err
 	}
 	if f.json != "" {
-		if err := writeJSON(f.json, lines); err != nil {
+		if err := writeJSON(f.json, res.lines); err != nil {
 			return err
 		}
 	}
-	if !full {
+	if res.growth != nil {
+		dir := plotsDir
+		if f.quick {
+			dir = "" // only whether they can be drawn
+		} else {
+			e.logf("writing %s", dir)
+		}
+		if err := res.growth.write(dir); err != nil {
+			return err
+		}
+	}
+	if !f.full() {
 		return nil
 	}
 	e.logf("writing %s", reportPath)
 	return writeReport(reportPath, report{
-		machine: e.machine, commit: measure.Commit(), date: time.Now(), snapshotter: e.snapshotter, pairs: e.pairs,
-		command: "cd bench && go run . " + strings.Join(os.Args[1:], " "), lines: lines,
+		machine: e.machine, commit: e.commit, date: time.Now(), snapshotter: e.snapshotter, pairs: e.pairs,
+		command: "cd bench && go run . " + strings.Join(os.Args[1:], " "), lines: res.lines, growth: res.growth,
 	})
 }
 

@@ -61,6 +61,31 @@ func (e *env) alternateSlow(ctx context.Context, unit string, peerSamples int, p
 	return median(p), median(o), nil
 }
 
+// alternateWithin takes pairs of samples, peer and ours in turns, until what they measured adds up to the budget, and one pair
+// in any case. A side without a sample has no part. It does not warm up.
+func (e *env) alternateWithin(ctx context.Context, unit string, budget float64, pairs int, peer, ours sample) (p, o []float64, err error) {
+	spent := 0.
+	for i := 0; i < pairs && (i == 0 || spent < budget); i++ {
+		for _, s := range []struct {
+			name string
+			take sample
+			into *[]float64
+		}{{sidePeer, peer, &p}, {sideOurs, ours, &o}} {
+			if s.take == nil {
+				continue
+			}
+			v, err := takeSample(ctx, s.take)
+			if err != nil {
+				return nil, nil, errors.Wrap(err, s.name)
+			}
+			*s.into = append(*s.into, v)
+			spent += v
+			e.logf("    sample %d: %s %s", i+1, s.name, quantity(v, unit))
+		}
+	}
+	return p, o, nil
+}
+
 // alone takes as many samples of ours as there are pairs, after one to warm up, and returns the median.
 func (e *env) alone(ctx context.Context, unit string, ours sample) (float64, error) {
 	var o []float64

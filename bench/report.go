@@ -20,6 +20,7 @@ type report struct {
 	snapshotter string
 	pairs       int
 	lines       []line
+	growth      *growth // nil for none
 }
 
 const intro = `# Benchmarks
@@ -50,6 +51,9 @@ func (r report) markdown() string {
 		t.markdown(&b)
 	}
 	b.WriteString(outro)
+	if r.growth != nil {
+		r.growth.markdown(&b)
+	}
 	return b.String()
 }
 

@@ -17,25 +17,31 @@ func diskUsageKnownRow() row {
 		l := line{Work: fmt.Sprintf("DiskUsage, %d records, sizes known", records), Unit: unitTime, MinRatio: 8, Target: ">= 8x"}
 		spec := fixture.Spec{Records: records, Chain: chain, SizesKnown: true}
 		err := e.withFixture(ctx, spec, func(peerDir, oursDir string) (err error) {
-			p, err := openSide(ctx, sidePeer, peerDir, e.snapshotter, nil)
+			p, closePeer, err := e.diskUsageSample(ctx, sidePeer, peerDir, records)
 			if err != nil {
 				return err
 			}
-			defer func() { err = stderrors.Join(err, p.Close()) }()
-			o, err := openSide(ctx, sideOurs, oursDir, e.snapshotter, nil)
+			defer func() { err = stderrors.Join(err, closePeer()) }()
+			o, closeOurs, err := e.diskUsageSample(ctx, sideOurs, oursDir, records)
 			if err != nil {
 				return err
 			}
-			defer func() { err = stderrors.Join(err, o.Close()) }()
-			census := func(s side) func(context.Context, int) error {
-				return func(ctx context.Context, _ int) error { return checkSide(ctx, s, records) }
-			}
-			const calls = 3
-			l.Peer, l.Ours, err = e.alternate(ctx, unitTime, timed(calls, 1, census(p)), timed(calls, 1, census(o)))
+			defer func() { err = stderrors.Join(err, closeOurs()) }()
+			l.Peer, l.Ours, err = e.alternate(ctx, unitTime, p, o)
 			return err
 		})
 		return []line{l}, err
 	}}
+}
+
+// diskUsageSample opens a directory and times DiskUsage there. Who takes samples closes it afterwards.
+func (e *env) diskUsageSample(ctx context.Context, name, dir string, records int) (sample, func() error, error) {
+	s, err := openSide(ctx, name, dir, e.snapshotter, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	const calls = 3
+	return timed(calls, 1, func(ctx context.Context, _ int) error { return checkSide(ctx, s, records) }), s.Close, nil
 }
 
 // diskUsageUnknownRow is row 9: DiskUsage of records that nobody has measured yet.

@@ -118,25 +118,33 @@ func (t table) markdown(b *strings.Builder) {
 	}
 }
 
-// writeText prints both tables.
-func writeText(w io.Writer, lines []line) error {
+// writeText prints the tables that have something in them.
+func writeText(w io.Writer, res result) error {
+	tables := []table{mainTable(res.lines), countTable(res.lines)}
+	if res.growth != nil {
+		tables = append(tables, res.growth.table())
+	}
 	var b strings.Builder
-	mainTable(lines).text(&b)
-	if t := countTable(lines); len(t.cells) > 0 {
-		b.WriteString("\n")
+	for _, t := range tables {
+		if len(t.cells) == 0 {
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteString("\n")
+		}
 		t.text(&b)
 	}
 	_, err := io.WriteString(w, b.String())
 	return errors.WithStack(err)
 }
 
-// writeJSON writes the lines as a list.
-func writeJSON(path string, lines []line) error {
+// writeJSON writes the lines, as a list, or what else there is to tell.
+func writeJSON(path string, v any) error {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetIndent("", "  ")
 	enc.SetEscapeHTML(false) // targets have a ">" in them
-	if err := enc.Encode(lines); err != nil {
+	if err := enc.Encode(v); err != nil {
 		return errors.WithStack(err)
 	}
 	return errors.WithStack(os.WriteFile(path, b.Bytes(), 0o644))

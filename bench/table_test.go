@@ -52,7 +52,7 @@ func TestOnlyCountsFailARun(t *testing.T) {
 
 func TestText(t *testing.T) {
 	var b strings.Builder
-	require.NoError(t, writeText(&b, judged()))
+	require.NoError(t, writeText(&b, result{lines: judged()}))
 	require.Equal(t, strings.TrimLeft(`
 row  work         peer     ours  ratio  target   met
   1  fast      1.00 ms  1.00 us  1000x  >= 100x  yes
