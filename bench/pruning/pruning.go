@@ -3,6 +3,7 @@ package pruning
 
 import (
 	"context"
+	"strings"
 
 	"github.com/containerd/containerd/v2/pkg/gc"
 )
@@ -14,16 +15,25 @@ type Policy struct {
 	Keep int64
 	// Spare, if not empty, is the ID of a record that the policy's filter leaves alone.
 	Spare string
+	// Type, if not empty, is the type of the records that the policy's filter lets through, and no others.
+	Type string
 	// Collect, if not nil, is called in place of the garbage collection with which the prune ends, and may run that.
 	Collect func(run func() error) error
 }
 
 // Filter are the policy's filters.
 func (p Policy) Filter() []string {
-	if p.Spare == "" {
+	var all []string
+	if p.Spare != "" {
+		all = append(all, "id!="+p.Spare)
+	}
+	if p.Type != "" {
+		all = append(all, "type=="+p.Type)
+	}
+	if len(all) == 0 {
 		return nil
 	}
-	return []string{"id!=" + p.Spare}
+	return []string{strings.Join(all, ",")}
 }
 
 // Result is what a prune reported.
