@@ -51,9 +51,9 @@ func (g growth) chart(c curves) plot.Chart {
 	return plot.Chart{
 		Title: c.Title, XLabel: "records", YLabel: "time",
 		FormatX: tickCount, FormatY: tickTime,
-		Note: strings.Join([]string{g.Machine, g.System, g.Snapshotter, "commit " + g.Commit, g.Date}, ", "),
+		Notes: []string{strings.Join([]string{g.Machine, g.System, g.Snapshotter}, ", "), "commit " + g.Commit + ", " + g.Date},
 		Series: []plot.Series{
-			{Name: "peer (BuildKit's packages)", Note: g.why(c.Peer), Points: c.Peer.points()},
+			{Name: "peer (BuildKit)", Note: g.why(c.Peer), Points: c.Peer.points()},
 			{Name: "ours", Note: g.why(c.Ours), Points: c.Ours.points()},
 		},
 		Guide: c.Ours.proportional(),
@@ -66,7 +66,7 @@ func (g growth) why(c curve) string {
 		return ""
 	}
 	last := c.Points[len(c.Points)-1]
-	return fmt.Sprintf(", not measured beyond %s records: these took %s, the limit is %s",
+	return fmt.Sprintf(", only up to %s records: these took %s, the limit is %s",
 		tickCount(float64(last.Records)), quantity(last.Value, unitTime), tickTime(g.Limit))
 }
 

@@ -184,7 +184,7 @@ func TestWriteGrowth(t *testing.T) {
 	data, err = os.ReadFile(filepath.Join(dir, "prune.svg"))
 	require.NoError(t, err)
 	texts := texts(t, data)
-	require.Contains(t, texts, "peer (BuildKit's packages), not measured beyond 10 k records: these took 40.0 s, the limit is 30 s")
+	require.Contains(t, texts, "peer (BuildKit), only up to 10 k records: these took 40.0 s, the limit is 30 s")
 	require.Contains(t, texts, "ours")
 	require.Contains(t, texts, "ours, 100 k: 10 s")
 	require.Contains(t, texts, "in proportion to the records")

@@ -19,8 +19,8 @@ type Chart struct {
 	XLabel, YLabel string
 	// FormatX and FormatY word a value.
 	FormatX, FormatY func(float64) string
-	// Note is a line in small print, for where and when it was measured.
-	Note string
+	// Notes are lines in small print, for where and when it was measured.
+	Notes []string
 	// Series are the lines, at most MaxSeries.
 	Series []Series
 	// Guide, if not nil, is a faint line to compare the slopes of the others with.
@@ -48,7 +48,8 @@ const (
 	left, right = 84., 28.
 	titleHeight = 40.
 	entryHeight = 20.
-	below       = 84. // labels of the x axis, its name and the note
+	noteHeight  = 16.
+	below       = 60. // labels of the x axis and its name
 	markRadius  = 4.
 )
 
@@ -118,7 +119,7 @@ func (c Chart) SVG() ([]byte, error) {
 		return nil, errors.Wrapf(err, "chart %q", c.Title)
 	}
 	top := titleHeight + entryHeight*float64(len(c.lines())) + 12
-	height := top + areaHeight + below
+	height := top + areaHeight + below + noteHeight*float64(len(c.Notes))
 	var xs, ys []float64
 	for _, s := range c.lines() {
 		for _, p := range s.Points {
@@ -142,7 +143,9 @@ func (c Chart) SVG() ([]byte, error) {
 	for i, s := range c.Series {
 		d.series(root, i, s)
 	}
-	root.add(element("text", "class", "note", "x", pixels(left), "y", pixels(height-14)).says(c.Note))
+	for i, note := range c.Notes {
+		root.add(element("text", "class", "note", "x", pixels(left), "y", pixels(d.bottom+below+noteHeight*float64(i))).says(note))
+	}
 	return root.document()
 }
 

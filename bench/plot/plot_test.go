@@ -67,7 +67,7 @@ func find(all []*shape, name, class string) (out []*shape) {
 
 func chart(series ...Series) Chart {
 	word := func(v float64) string { return fmt.Sprintf("%g", v) }
-	return Chart{Title: "a chart", XLabel: "records", YLabel: "time", FormatX: word, FormatY: word, Note: "here, today", Series: series}
+	return Chart{Title: "a chart", XLabel: "records", YLabel: "time", FormatX: word, FormatY: word, Notes: []string{"here", "today"}, Series: series}
 }
 
 func draw(t *testing.T, c Chart) []*shape {
@@ -162,7 +162,10 @@ func TestTexts(t *testing.T) {
 	require.Equal(t, "in proportion", find(all, "text", "entry muted")[0].text)
 	require.Equal(t, c.Title, find(all, "text", "title")[0].text)
 	require.Equal(t, c.Title, all[0].attributes["aria-label"])
-	require.Equal(t, "here, today", find(all, "text", "note")[0].text)
+	notes := find(all, "text", "note")
+	require.Len(t, notes, 2)
+	require.Equal(t, "today", notes[1].text)
+	require.Greater(t, notes[1].number(t, "y"), notes[0].number(t, "y"))
 	var told []string
 	for _, s := range find(all, "title", "") {
 		told = append(told, s.text)
