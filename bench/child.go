@@ -54,7 +54,8 @@ var countedWorks = map[string]countedWork{
 	workBlobMiss:   prepareBlobMiss,
 	workLazyHit:    prepareBlobHit(false),
 	workBlobHit:    prepareBlobHit(true),
-	workDeepChain:  prepareDeepChain,
+	workDeepChain:  prepareDeepChain(deepChain),
+	workQuickChain: prepareDeepChain(quickChain),
 }
 
 // count counts one work on both sides.

@@ -104,7 +104,7 @@ func (x *blobBench) pack(name string) sample {
 			return 0, err
 		}
 		defer func() { err = stderrors.Join(err, ref.Release(ctx)) }()
-		if err := flush(x.dir); err != nil {
+		if err := x.e.flush(x.dir); err != nil {
 			return 0, err
 		}
 		start := time.Now()

@@ -20,13 +20,16 @@ type layerSide interface {
 }
 
 const (
-	workBlobMiss  = "blob-miss"
-	workLazyHit   = "blob-hit-lazy"
-	workBlobHit   = "blob-hit"
-	workDeepChain = "deep-chain"
+	workBlobMiss   = "blob-miss"
+	workLazyHit    = "blob-hit-lazy"
+	workBlobHit    = "blob-hit"
+	workDeepChain  = "deep-chain"
+	workQuickChain = "deep-chain-quick"
 
-	// depth is that of the chain whose top is got.
-	depth = 100
+	// deepChain is how many layers the chain has whose top is got, quickChain how many in a quick run: making one syncs
+	// many times per layer, on either side.
+	deepChain  = 100
+	quickChain = 15
 )
 
 // prepareBlobMiss gets a chain of layers that are new to the cache.
@@ -79,12 +82,14 @@ func prepareBlobHit(extracted bool) countedWork {
 }
 
 // prepareDeepChain gets the top of a long extracted chain.
-func prepareDeepChain(ctx context.Context, s side) (func(context.Context, int) error, error) {
-	_, _, id, err := prepareChain(ctx, s, depth, true)
-	if err != nil {
-		return nil, err
+func prepareDeepChain(depth int) countedWork {
+	return func(ctx context.Context, s side) (func(context.Context, int) error, error) {
+		_, _, id, err := prepareChain(ctx, s, depth, true)
+		if err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context, _ int) error { return s.GetRelease(ctx, id) }, nil
 	}
-	return func(ctx context.Context, _ int) error { return s.GetRelease(ctx, id) }, nil
 }
 
 // prepareChain makes a chain of small layers and returns the ID of its top.
@@ -173,6 +178,10 @@ func (c *counts) perLayer(layers float64) {
 func blobHitRow() row {
 	return row{6, "GetByBlob, hit; Get of a deep chain", func(ctx context.Context, e *env) ([]line, error) {
 		var lines []line
+		depth, deep := deepChain, workDeepChain
+		if e.quick {
+			depth, deep = quickChain, workQuickChain
+		}
 		for _, w := range []struct {
 			title, work string
 			prepare     countedWork
@@ -181,7 +190,7 @@ func blobHitRow() row {
 		}{
 			{fmt.Sprintf("GetByBlob, hit, per layer of a chain of %d, lazy", chain), workLazyHit, prepareBlobHit(false), chain, chain},
 			{fmt.Sprintf("GetByBlob, hit, per layer of a chain of %d, extracted", chain), workBlobHit, prepareBlobHit(true), chain, chain},
-			{fmt.Sprintf("Get + Release of the top of %d extracted layers", depth), workDeepChain, prepareDeepChain, 1, depth},
+			{fmt.Sprintf("Get + Release of the top of %d extracted layers", depth), deep, prepareDeepChain(depth), 1, depth},
 		} {
 			l := line{Work: w.title, Unit: unitTime, MinRatio: 20, Target: ">= 20x; 0 calls of the content store"}
 			err := measureLayers(ctx, e, &l, w.prepare, e.scale(20, 2), w.layers, func(int) int { return w.records })

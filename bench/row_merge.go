@@ -241,7 +241,7 @@ func (x *treeBench) mergeNext(ctx context.Context, name string) (image.Ref, erro
 // merge times merges of one side.
 func (x *treeBench) merge(name string) sample {
 	return func(ctx context.Context) (float64, error) {
-		if err := flush(x.dir); err != nil {
+		if err := x.e.flush(x.dir); err != nil {
 			return 0, err
 		}
 		start := time.Now()
@@ -267,7 +267,7 @@ func (x *treeBench) diff(name string) sample {
 		}
 		lower := x.layers[name][n%treeLayers]
 		n++
-		if err := flush(x.dir); err != nil {
+		if err := x.e.flush(x.dir); err != nil {
 			return 0, err
 		}
 		start := time.Now()
@@ -304,7 +304,7 @@ func (x *treeBench) copyLine(ctx context.Context, how string) (line, error) {
 	l := line{Work: fmt.Sprintf("cp %s of the %d layers that are written, per file of all", how, treeLayers-from), Unit: unitTime, Target: "for comparison"}
 	var err error
 	l.Ours, err = x.e.alone(ctx, unitTime, func(ctx context.Context) (float64, error) {
-		if err := flush(x.dir); err != nil {
+		if err := x.e.flush(x.dir); err != nil {
 			return 0, err
 		}
 		x.copies++
