@@ -67,27 +67,28 @@ func (g *Graph) View() []View {
 	return out
 }
 
+// glances looks at all records together. That is the one thing here that locks the graph for a time that grows with the number of
+// records, so nothing is done under the lock that can be done before or for the held ones only.
 func (g *Graph) glances() []glance {
 	n := g.Counts().Records
-	seen := make([]glance, 0, n+n/8) // some may be added by the time it is locked
+	seen := make([]glance, n+n/8) // some may be added by the time it is locked
+	clear(seen)                   // or the kernel would provide the memory bit by bit under the lock
+	seen = seen[:0]
+	var held []*Record
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.stamp++
-	var stack []*Record
 	for _, r := range g.records {
-		held := r.heldLocked()
-		if held {
-			r.mark = g.stamp
-			stack = append(stack, r)
-		}
-		seen = append(seen, glance{record: r, gen: r.gen, touched: r.touched, links: r.links, held: held})
-	}
-	g.markAncestorsLocked(stack)
-	if len(stack) > 0 {
-		for i := range seen {
-			seen[i].inUse = seen[i].record.mark == g.stamp
+		seen = append(seen, glance{record: r, gen: r.gen, touched: r.touched, links: r.links})
+		if r.heldLocked() {
+			held = append(held, r)
 		}
 	}
+	g.stamp++
+	for _, r := range held {
+		r.mark = g.stamp
+		seen[r.place].held, seen[r.place].inUse = true, true
+	}
+	g.markAncestorsLocked(held, seen)
 	return seen
 }
 
@@ -128,15 +129,20 @@ func (s *glance) viewLocked(m *Meta) View {
 
 func (r *Record) heldLocked() bool { return r.refs > 0 || r.writer || r.consumed }
 
-// markAncestorsLocked stamps all that stamped records lie on.
-func (g *Graph) markAncestorsLocked(stack []*Record) {
+// markAncestorsLocked stamps all that stamped records lie on, and notes of those that are visible that they are in use. seen is in the
+// order of g.records.
+func (g *Graph) markAncestorsLocked(stack []*Record, seen []glance) {
 	for len(stack) > 0 {
 		r := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
 		for _, p := range r.parents {
-			if p != nil && p.mark != g.stamp {
-				p.mark = g.stamp
-				stack = append(stack, p)
+			if p == nil || p.mark == g.stamp {
+				continue
+			}
+			p.mark = g.stamp
+			stack = append(stack, p)
+			if p.place != nowhere {
+				seen[p.place].inUse = true
 			}
 		}
 	}
