@@ -16,7 +16,7 @@ import (
 
 const (
 	reserveFile = "layercache.reserve"
-	// defaultReserve is four times what a batch of a prune takes in a database if each of its 256 rows is on a page of 4 KiB of its own: some
+	// defaultReserve is twice what a batch of a prune takes in a database if each of its 512 rows is on a page of 4 KiB of its own: some
 	// filesystems never write in place, and give back late what was there before.
 	defaultReserve = 4 << 20
 )
