@@ -26,6 +26,8 @@ type SpaceReserve interface {
 	Release() error
 	// Keep occupies the space, if it is not.
 	Keep() error
+	// Kept tells what is occupied right now, which may be nothing, and gives it a name for people, such as a path.
+	Kept() (name string, bytes int64, err error)
 }
 
 // ManagerOpt is what a manager is built from. Snapshotter, ContentStore, LeaseManager and

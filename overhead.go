@@ -20,7 +20,7 @@ import (
 
 // Inspector tells of a cache what DiskUsage does not.
 type Inspector interface {
-	// Overhead lists what takes up space beside the records: databases, transfers that are not finished, snapshots and blobs that no
+	// Overhead lists what takes up space beside the records: databases, the reserve, transfers that are not finished, snapshots and blobs that no
 	// record owns, sorted by kind and name. Together with the sizes that DiskUsage reports it is what the cache
 	// occupies, as far as the backend knows. Nothing is changed.
 	//
@@ -39,7 +39,7 @@ func (m *manager) Overhead(ctx context.Context) ([]usage.Overhead, error) {
 	defer m.life.end()
 	var out []usage.Overhead
 	for _, list := range []func(context.Context) ([]usage.Overhead, error){
-		m.databases, m.ingests, m.orphanSnapshots, m.orphanBlobs,
+		m.databases, m.reserve, m.ingests, m.orphanSnapshots, m.orphanBlobs,
 	} {
 		found, err := list(ctx)
 		if err != nil {
@@ -66,6 +66,17 @@ func (m *manager) databases(context.Context) ([]usage.Overhead, error) {
 		out = append(out, usage.Overhead{Kind: usage.OverheadDatabase, Name: path, Size: st.Size()})
 	}
 	return out, nil
+}
+
+func (m *manager) reserve(context.Context) ([]usage.Overhead, error) {
+	if m.opt.Reserve == nil {
+		return nil, nil
+	}
+	name, size, err := m.opt.Reserve.Kept()
+	if err != nil || size == 0 {
+		return nil, err
+	}
+	return []usage.Overhead{{Kind: usage.OverheadReserve, Name: name, Size: size}}, nil
 }
 
 func (m *manager) ingests(ctx context.Context) ([]usage.Overhead, error) {

@@ -16,14 +16,14 @@ import (
 	"github.com/layercache/cache/usage"
 )
 
-// overhead lists what is no record's, without the databases.
+// overhead lists what is no record's, without the databases and the reserve.
 func overhead(t *testing.T, env *testutil.Env) []usage.Overhead {
 	t.Helper()
 	all, err := env.Manager.Overhead(ctx)
 	require.NoError(t, err)
 	var out []usage.Overhead
 	for _, o := range all {
-		if o.Kind != usage.OverheadDatabase {
+		if o.Kind != usage.OverheadDatabase && o.Kind != usage.OverheadReserve {
 			out = append(out, o)
 		}
 	}
@@ -77,11 +77,19 @@ func TestOverheadOfDatabases(t *testing.T) {
 	env := testutil.New(t, testutil.WithManagerOpt(func(o *cache.ManagerOpt) { o.Databases = append(o.Databases, o.Root+"/none") }))
 	all, err := env.Manager.Overhead(ctx)
 	require.NoError(t, err)
-	require.Len(t, all, len(env.Opt.Databases)-2, "the snapshotter has not made its own yet")
+	kinds := map[usage.OverheadKind]int{}
 	for _, o := range all {
-		require.Equal(t, usage.OverheadDatabase, o.Kind)
+		kinds[o.Kind]++
 		require.Positive(t, o.Size, o.Name)
 	}
+	require.Equal(t, map[usage.OverheadKind]int{
+		usage.OverheadDatabase: len(env.Opt.Databases) - 2, // the snapshotter has not made its own yet
+		usage.OverheadReserve:  1,
+	}, kinds)
+	require.NoError(t, env.Opt.Reserve.Release())
+	all, err = env.Manager.Overhead(ctx)
+	require.NoError(t, err)
+	require.Len(t, all, len(env.Opt.Databases)-2, "what is not kept back right now is not listed")
 	for _, op := range []string{fault.OpContentListStatuses, fault.OpSnapshotWalk, fault.OpContentWalk} {
 		failure := errors.New(op)
 		env.Faults.Inject(fault.Match{Op: op, When: fault.Before}, fault.Fail(failure))

@@ -21,7 +21,7 @@ func lookOnly(what string) error { return errors.Wrap(ErrInspection, what) }
 
 // openCopies opens the parts of a directory for looking: copies of its databases, over wrappers that refuse to write.
 func openCopies(ctx context.Context, dir string, opts InspectOptions) (_ *Parts, err error) {
-	p := &Parts{Dir: dir, opts: Options{PruneRefChecker: opts.PruneRefChecker, Now: opts.Now}}
+	p := &Parts{Dir: dir, reserve: newReserve(dir, 0), opts: Options{PruneRefChecker: opts.PruneRefChecker, Now: opts.Now}}
 	defer func() {
 		if err != nil {
 			err = readable(stderrors.Join(err, p.Close()))

@@ -123,9 +123,11 @@ func TestInspect(t *testing.T) {
 			require.Empty(t, findings)
 			over, err := i.Overhead(t.Context())
 			require.NoError(t, err)
-			require.Len(t, over, 3, "%v", over)
+			require.Len(t, over, 4, "%v", over)
 			for _, o := range over {
-				require.Equal(t, usage.OverheadDatabase, o.Kind, "%v", over)
+				if o.Kind != usage.OverheadReserve {
+					require.Equal(t, usage.OverheadDatabase, o.Kind, "%v", over)
+				}
 				require.Positive(t, o.Size)
 			}
 			_, err = i.Record(t.Context(), "none")
@@ -212,8 +214,9 @@ func TestInspectOverhead(t *testing.T) {
 		for _, o := range listed {
 			require.Equal(t, o.Size, sizes[string(o.Kind)+" "+o.Name], "%v", o)
 		}
-		require.Len(t, listed, 6)
-		require.Len(t, got, 10, "%v", got)
+		require.Len(t, listed, 7, "%v", listed)
+		require.Len(t, got, 11, "%v", got)
+		require.EqualValues(t, defaultReserve, sizes["reserve "+filepath.Join(dir, reserveFile)])
 		require.Equal(t, desc.Size, sizes["orphan blob "+desc.Digest.String()])
 		require.EqualValues(t, 1234, sizes["ingest half"])
 		require.Contains(t, sizes, "orphan snapshot foreign")

@@ -75,6 +75,20 @@ func (r *reserve) Release() error {
 	return r.remove()
 }
 
+// Kept implements cache.SpaceReserve.
+func (r *reserve) Kept() (name string, bytes int64, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	info, err := os.Lstat(r.path)
+	switch {
+	case os.IsNotExist(err):
+		return r.path, 0, nil
+	case err != nil:
+		return r.path, 0, errors.WithStack(err)
+	}
+	return r.path, info.Size(), nil
+}
+
 func (r *reserve) remove() error {
 	if err := os.Remove(r.path); err != nil && !os.IsNotExist(err) {
 		return errors.WithStack(err)

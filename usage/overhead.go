@@ -7,6 +7,8 @@ type OverheadKind string
 const (
 	// OverheadDatabase is a file of the cache's own bookkeeping, or the backend's.
 	OverheadDatabase OverheadKind = "database"
+	// OverheadReserve is space that is kept back for a prune on a full disk.
+	OverheadReserve OverheadKind = "reserve"
 	// OverheadIngest is what has arrived of a blob whose transfer is not finished: under way, or broken off and kept to be resumed.
 	OverheadIngest OverheadKind = "ingest"
 	// OverheadSnapshot is a snapshot that no record owns: of an operation under way, of a user of the backend beside the
@@ -22,7 +24,7 @@ const (
 // Overhead is something that takes up space without being a record's.
 type Overhead struct {
 	Kind OverheadKind `json:"kind"`
-	// Name is the path of a database or a stray, the ref of an ingest, the key of a snapshot, the digest of a blob.
+	// Name is the path of a database, a reserve or a stray, the ref of an ingest, the key of a snapshot, the digest of a blob.
 	Name string `json:"name"`
 	// Size is in bytes.
 	Size int64 `json:"size"`
