@@ -55,16 +55,23 @@ func eachPoint(t *testing.T, when string, trouble func(env *testutil.Env, point 
 }
 
 // stepOf tells how far apart the points are that a sweep tries: every point with LAYERCACHE_SWEEP=full, as in .ci/full, and by
-// default for operations of few calls. Those on layers from blobs make many, and those on many records even more.
+// default for operations of few calls. Those on layers from blobs make many, and those on many records even more. With -short, as under
+// the race detector in .ci/run, they are five times as far apart.
 func stepOf(t *testing.T, op operation) int {
 	t.Helper()
+	step := 29
 	switch {
-	case os.Getenv("LAYERCACHE_SWEEP") == "full" || !op.blob:
+	case os.Getenv("LAYERCACHE_SWEEP") == "full":
 		return 1
+	case !op.blob:
+		step = 1
 	case op.many:
-		return 97
+		step = 97
 	}
-	return 29
+	if testing.Short() {
+		step *= 5
+	}
+	return step
 }
 
 // seedOf is a number that each test has its own of, so that sweeps of one operation do not all try the same points.

@@ -10,8 +10,8 @@ import (
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 
-	"github.com/layercache/cache/bench/fixture"
 	"github.com/layercache/cache/bench/pruning"
+	"github.com/layercache/cache/testutil/fixture"
 )
 
 // Both sides delete what they are to, by a budget and altogether, and each sample finds all of it again.

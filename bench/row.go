@@ -34,6 +34,7 @@ func allRows() []row {
 		blobRow(),
 		pullRow(),
 		heapRow(),
+		importsRow(),
 	}
 	slices.SortStableFunc(rows, func(a, b row) int { return a.number - b.number })
 	return rows

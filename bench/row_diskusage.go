@@ -7,7 +7,7 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/layercache/cache/bench/fixture"
+	"github.com/layercache/cache/testutil/fixture"
 )
 
 // diskUsageKnownRow is row 8: DiskUsage of records whose sizes are in their rows.

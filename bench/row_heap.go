@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/layercache/cache/bench/fixture"
+	"github.com/layercache/cache/testutil/fixture"
 )
 
 // heapRow is row 18: what a loaded record occupies. It is counted once per side, each in a process

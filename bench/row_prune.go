@@ -9,10 +9,10 @@ import (
 
 	"github.com/pkg/errors"
 
-	"github.com/layercache/cache/bench/fixture"
 	"github.com/layercache/cache/bench/pruning"
 	"github.com/layercache/cache/bench/syncs"
 	"github.com/layercache/cache/testutil/fault"
+	"github.com/layercache/cache/testutil/fixture"
 )
 
 // pruner is a side that prunes.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/layercache/cache/bench/fixture"
+	"github.com/layercache/cache/testutil/fixture"
 )
 
 // chain is the length of the chains that the records of a prepared directory form.

@@ -10,10 +10,10 @@ import (
 
 	"github.com/pkg/errors"
 
-	"github.com/layercache/cache/bench/fixture"
 	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/bench/syncs"
 	"github.com/layercache/cache/testutil/fault"
+	"github.com/layercache/cache/testutil/fixture"
 )
 
 // workStart asks for the figures of making a manager on the directory of the request.

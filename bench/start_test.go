@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/layercache/cache/bench/fixture"
+	"github.com/layercache/cache/testutil/fixture"
 )
 
 // Both sides take the prepared directory for their own: all records are there, can be got, and

@@ -13,7 +13,8 @@
 // opens it again, checks that the same records are back, and looks for leaked goroutines and mounts.
 //
 // The packages below do not import the cache, so that the tests of every package can use them:
-// fault (fault points), crash (processes that die at them), double (a backend in memory), tree (directory trees), need (skips).
+// fault (fault points), crash (processes that die at them), double (a backend in memory), fixture (directories of many records),
+// tree (directory trees), need (skips).
 package testutil
 
 import "github.com/layercache/cache/testutil/fault"

@@ -26,9 +26,9 @@ import (
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
-	"github.com/layercache/cache/bench/fixture"
 	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/bench/ours"
+	"github.com/layercache/cache/testutil/fixture"
 )
 
 const (

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/layercache/cache/bench/fixture"
 	"github.com/layercache/cache/bench/measure"
+	"github.com/layercache/cache/testutil/fixture"
 )
 
 // report is what the command gives out.

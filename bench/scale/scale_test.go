@@ -10,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/layercache/cache/bench/fixture"
 	"github.com/layercache/cache/bench/measure"
+	"github.com/layercache/cache/testutil/fixture"
 	"github.com/layercache/cache/usage"
 )
 

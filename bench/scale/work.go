@@ -13,11 +13,11 @@ import (
 
 	"github.com/pkg/errors"
 
-	"github.com/layercache/cache/bench/fixture"
 	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/bench/ours"
 	"github.com/layercache/cache/bench/pruning"
 	"github.com/layercache/cache/bench/syncs"
+	"github.com/layercache/cache/testutil/fixture"
 	"github.com/layercache/cache/usage"
 )
 

@@ -78,7 +78,7 @@ func (g *Graph) glances() []glance {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, r := range g.records {
-		seen = append(seen, glance{record: r, gen: r.gen, touched: r.touched, links: r.links})
+		seen = append(seen, glance{record: r, gen: r.gen, touched: r.touched, links: r.links}) //nolint:makezero // it was cut to nothing
 		if r.heldLocked() {
 			held = append(held, r)
 		}
