@@ -122,8 +122,9 @@ type Hooks struct {
 // transaction of the backend, so that a transition costs one write to disk instead of several.
 type Transactions struct {
 	// Update runs fn in one transaction, which travels in the context that fn gets, and commits
-	// it if fn returns nil. The lease manager of the options must take part in it.
-	// fn is run at most once, since a snapshotter's own work is not rolled back.
+	// it if fn returns nil. The lease manager of the options must take part in it. Callers may share a transaction, in
+	// which one's fn sees what another's did. fn may be run again once all that it did has been taken back, the
+	// snapshotter's work included; what cannot be taken back must not be run again. It does nothing but call the backend, and waits for no other caller.
 	Update func(ctx context.Context, fn func(ctx context.Context) error) error
 	// Snapshots tells whether the snapshotter's writes may join, too. Set it only if every
 	// writing call of the snapshotter is quick, and if all its writers, garbage collection

@@ -155,6 +155,9 @@ func (g *guard) Commit(ctx context.Context, name, key string, opts ...snapshots.
 		}
 		return g.reverser.uncommit(ctx, name, key)
 	})
+	if l := undoOf(ctx); l != nil && !reversible {
+		l.final = true
+	}
 	err := g.healed(ctx, key, func() error { return g.Snapshotter.Commit(ctx, name, key, opts...) })
 	done = err == nil
 	return err

@@ -8,3 +8,6 @@ func testReadOnlyMount(t *testing.T) { t.Skip("needs root: a read-only mount, as
 
 // countingChild is for overlayfs, which exists on Linux only.
 func countingChild(string) int { return 1 }
+
+// So is groupChild.
+func groupChild(string) int { return 1 }

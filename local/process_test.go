@@ -35,6 +35,8 @@ func child(dir string) int {
 		closer, err = OpenParts(context.Background(), dir, Options{Snapshotter: Native})
 	case "counts":
 		return countingChild(dir)
+	case "group":
+		return groupChild(dir)
 	default:
 		closer, err = bolt.Open(filepath.Join(dir, mode), 0o600, nil)
 	}

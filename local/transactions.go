@@ -10,13 +10,16 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// transactor runs groups of backend calls in one transaction of containerd's metadata.
+// transactor runs groups of backend calls in transactions of containerd's metadata. Callers that come while
+// one is under way share the next one; see group.
 type transactor struct {
 	db  *ctdmetadata.DB
 	raw *bolt.DB
 	// turn is held by whoever wants to be bolt's one writer. bolt would queue them as well, but
 	// not let anybody leave the queue whose context ends.
 	turn chan struct{}
+	// waiting are those who wait for the turn and may have a part in the transaction of whoever has it.
+	waiting waiting
 }
 
 func newTransactor(db *ctdmetadata.DB, raw *bolt.DB) *transactor {
@@ -25,8 +28,12 @@ func newTransactor(db *ctdmetadata.DB, raw *bolt.DB) *transactor {
 
 // update runs fn in a transaction, which travels in fn's context, and commits it if fn returns
 // nil. Inside of another update it joins that one's transaction. A failing commit is returned as
-// bolt reports it. fn runs at most once; it must not use its context after it returned, nor start
-// goroutines that do.
+// bolt reports it.
+//
+// Others who call at the same time may have a part in the transaction. If the fn of one of them fails, everything is taken
+// back and fn runs once more, in a transaction of its own. So what it assigns outside has to be assigned afresh each time. fn runs on
+// the caller's goroutine; it must not use its context after it returned, nor start goroutines that do, nor wait for
+// anything that another caller of update holds until he returns.
 func (t *transactor) update(ctx context.Context, fn func(context.Context) error) error {
 	joined, err := t.joined(ctx)
 	if err != nil {
@@ -35,20 +42,21 @@ func (t *transactor) update(ctx context.Context, fn func(context.Context) error)
 	if joined {
 		return fn(ctx)
 	}
+	again, err := t.share(ctx, fn)
+	if again {
+		return t.alone(ctx, fn)
+	}
+	return err
+}
+
+// alone runs fn in a transaction that nobody else has a part in.
+func (t *transactor) alone(ctx context.Context, fn func(context.Context) error) error {
 	leave, err := t.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
-
-	ctx, undo := withUndo(ctx)
-	err = errors.New("panic") // stays if fn panics
-	defer func() {
-		undo.finish(ctx, err) // while it is still our turn, so that nobody reuses the names
-	}()
-	err = t.db.Update(func(tx *bolt.Tx) error {
-		return fn(boltutil.WithTransaction(ctx, tx))
-	})
+	_, err = t.lead(ctx, fn, 1)
 	return err
 }
 
@@ -59,11 +67,15 @@ func (t *transactor) enter(ctx context.Context) (leave func(), err error) {
 	}
 	select {
 	case t.turn <- struct{}{}:
-		return func() { <-t.turn }, nil
+		return t.leave, nil
 	case <-ctx.Done():
-		return nil, errors.Wrap(ctx.Err(), "waiting for the metadata database")
+		return nil, errors.Wrap(ctx.Err(), waitingForTurn)
 	}
 }
+
+func (t *transactor) leave() { <-t.turn }
+
+const waitingForTurn = "waiting for the metadata database"
 
 // joined tells whether ctx carries a transaction of this database. One that ended, or one of
 // another database, does not count.

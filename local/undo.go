@@ -8,10 +8,12 @@ import (
 )
 
 // undoLog belongs to one transaction of containerd's metadata and lists what that made in the
-// snapshotter. It is used by the goroutine of the transaction only.
+// snapshotter. It is used by the goroutine only that works on the transaction.
 type undoLog struct {
 	undo []func(context.Context) error // run in reverse if the transaction fails
 	end  []func()                      // run when it is over, one way or the other
+	// final tells that something was done that undo cannot take back.
+	final bool
 }
 
 type undoKey struct{}
@@ -24,7 +26,11 @@ func undoOf(ctx context.Context) *undoLog {
 
 func withUndo(ctx context.Context) (context.Context, *undoLog) {
 	l := &undoLog{}
-	return context.WithValue(ctx, undoKey{}, l), l
+	return l.with(ctx), l
+}
+
+func (l *undoLog) with(ctx context.Context) context.Context {
+	return context.WithValue(ctx, undoKey{}, l)
 }
 
 // finish ends the log of a transaction that ended with err. What cannot be undone is left to
