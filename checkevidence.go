@@ -11,6 +11,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 	"github.com/pkg/errors"
 
+	"github.com/layercache/cache/internal/graph"
 	"github.com/layercache/cache/metadata"
 )
 
@@ -33,17 +34,16 @@ func newEvidence(m *manager) *evidence {
 
 // readAll takes everything in bulk: one transaction of the store, and one listing of leases and one of snapshots.
 func (e *evidence) readAll(ctx context.Context) error {
-	interned := map[string]string{}
+	reader := newRowReader()
 	err := e.m.store.Scan(func(id []byte, view metadata.RowView) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		name := string(id)
-		row, err := readRow(name, view, interned)
-		if err != nil {
-			return errors.Wrapf(err, "record %q", name)
+		r := &row{meta: &graph.Meta{}}
+		if err := reader.read(r, id, view); err != nil {
+			return errors.Wrapf(err, "record %q", id)
 		}
-		e.rows[name] = row
+		e.rows[r.meta.ID] = r
 		return nil
 	})
 	if err != nil {
@@ -70,7 +70,7 @@ func (e *evidence) row(id string) (*row, error) {
 	}
 	var r *row
 	err := e.m.store.ReadRow(id, func(view metadata.RowView) (err error) {
-		r, err = readRow(id, view, nil)
+		r, err = readRow(id, view)
 		return err
 	})
 	if err = notFoundIsNil(err, "reading record %q", id); err != nil {

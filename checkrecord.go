@@ -92,7 +92,7 @@ func (j *judgement) differences(half *graph.Meta, r *row) []string {
 			diff = append(diff, key)
 		}
 	}
-	have := &r.meta
+	have := r.meta
 	differ(keySnapshot, have.SnapshotID != half.SnapshotID)
 	differ(keyDescription, have.Description != half.Description)
 	differ(keyRecordType, have.RecordType != half.RecordType)

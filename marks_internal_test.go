@@ -11,15 +11,15 @@ import (
 // Design section 5: where nobody knows which boot this is, nothing counts as lost, and nothing is marked.
 func TestUnknownBoot(t *testing.T) {
 	for boot, lost := range map[string]bool{"": false, "this": false, "that": true} {
-		r := &recovery{m: &manager{bootID: boot}, rows: map[string]*row{
-			"a": {meta: graph.Meta{ID: "a", SnapshotID: "a"}, unsynced: "this"},
-			"b": {meta: graph.Meta{ID: "b", SnapshotID: "a"}},
-			"c": {meta: graph.Meta{ID: "c", SnapshotID: "c"}},
+		r := &recovery{m: &manager{bootID: boot}, rows: []*found{
+			{row: row{meta: &graph.Meta{ID: "a", SnapshotID: "a"}, unsynced: "this"}},
+			{row: row{meta: &graph.Meta{ID: "b", SnapshotID: "a"}}},
+			{row: row{meta: &graph.Meta{ID: "c", SnapshotID: "c"}}},
 		}}
 		r.findLost()
-		require.Equal(t, lost, r.isLost(r.rows["a"]), boot)
-		require.Equal(t, lost, r.isLost(r.rows["b"]), boot)
-		require.False(t, r.isLost(r.rows["c"]))
+		require.Equal(t, lost, r.isLost(r.rows[0]), boot)
+		require.Equal(t, lost, r.isLost(r.rows[1]), boot)
+		require.False(t, r.isLost(r.rows[2]))
 		require.False(t, r.m.marking(), "without SyncFS")
 	}
 }

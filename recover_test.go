@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -11,6 +12,7 @@ import (
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/metadata"
 	"github.com/layercache/cache/testutil"
+	"github.com/layercache/cache/testutil/fault"
 	"github.com/layercache/cache/usage"
 )
 
@@ -404,4 +406,28 @@ func TestLeaseThatIsMadeAnewIsComplete(t *testing.T) {
 			require.Equal(t, []string{a.ID()}, leaseIDs(t, env))
 		}
 	})
+}
+
+// Spec INIT-3: rows and leases are read at the same time; if the rows cannot be read, the start does not wait for the leases.
+func TestStartDoesNotWaitForLeasesInVain(t *testing.T) {
+	env := testutil.New(t, testutil.Doubles())
+	a := finalizedLayer(t, env, nil)
+	require.NoError(t, env.Close())
+
+	env.Faults.Reset()
+	listing := env.Faults.BlockOp("leases.List")
+	failed := false
+	env.Faults.Inject(fault.Match{Op: "db.View", When: fault.After}, func(context.Context, fault.Point) error {
+		if env.Faults.Count("db.View") == 1 {
+			return nil // that was the store's ID
+		}
+		<-listing.Entered()
+		failed = true
+		return errdefs.ErrUnavailable
+	})
+	require.True(t, errdefs.IsUnavailable(env.TryOpen(ctx)))
+	require.True(t, failed)
+	env.Faults.Reset()
+	env.Open()
+	requireRecords(t, env, a)
 }

@@ -26,7 +26,7 @@ type lostTrees struct {
 	ids map[string]bool
 	// again are those of them that have a recipe, and names what their snapshots are to be called from now
 	// on. The new name cannot be taken, so what is found under it is what was made anew.
-	again []*row
+	again []*found
 	names map[string]string
 }
 
@@ -44,29 +44,29 @@ func (r *recovery) findLost() {
 }
 
 // isLost tells whether a row's tree is lost, and notes it. Its parents have been judged.
-func (r *recovery) isLost(row *row) bool {
+func (r *recovery) isLost(f *found) bool {
 	if r.lost.snapshots == nil {
 		return false
 	}
-	lost := r.lost.snapshots[row.meta.SnapshotID]
-	for _, need := range needsOf(row) {
+	lost := r.lost.snapshots[f.meta.SnapshotID]
+	for _, need := range needsOf(&f.row) {
 		lost = lost || r.lost.ids[need]
 	}
 	if lost {
-		r.lost.ids[row.meta.ID] = true
+		r.lost.ids[f.meta.ID] = true
 	}
 	return lost
 }
 
 // lostWith notes why a row goes along with a parent.
-func (r *recovery) lostWith(row *row, parent string) {
-	if r.lost.ids[parent] {
-		r.lost.ids[row.meta.ID] = true
+func (r *recovery) lostWith(f, parent *found) {
+	if r.lost.ids[parent.meta.ID] {
+		r.lost.ids[f.meta.ID] = true
 	}
 }
 
 // concludeLost judges a row whose tree is lost: with a recipe it becomes lazy, else it is bad.
-func (r *recovery) concludeLost(ctx context.Context, row *row) (verdict, error) {
+func (r *recovery) concludeLost(ctx context.Context, row *found) (verdict, error) {
 	if row.mutable() || row.equalMutable != "" {
 		return bad, nil
 	}
@@ -147,7 +147,7 @@ func (r *recovery) reportLost(start time.Time) {
 	}
 	dropped := 0
 	for id := range r.lost.ids {
-		if r.verdicts[id] == bad {
+		if r.byID[id].verdict == bad {
 			dropped++
 		}
 	}
@@ -157,9 +157,9 @@ func (r *recovery) reportLost(start time.Time) {
 
 // keepMarks takes over the marks of rows that are loaded, so that they are taken off one day, and not before.
 func (r *recovery) keepMarks() {
-	for id, row := range r.rows {
-		if rec := r.built[id]; rec != nil {
-			r.m.noteMark(rec, id, row.unsynced)
+	for _, f := range r.rows {
+		if f.rec != nil {
+			r.m.noteMark(f.rec, f.meta.ID, f.unsynced)
 		}
 	}
 }

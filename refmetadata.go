@@ -80,9 +80,9 @@ func (r *refMetadata) showStored(f graph.Field) {
 		return
 	}
 	_ = r.m.store.ReadRow(r.id, func(view metadata.RowView) error { // the caller has an error to return already
-		stored, err := readRow(r.id, view, map[string]string{})
+		stored, err := readRow(r.id, view)
 		if err == nil {
-			r.m.g.Patch(r.id, f, &stored.meta)
+			r.m.g.Patch(r.id, f, stored.meta)
 		}
 		return err
 	})

@@ -1,20 +1,15 @@
 package cache
 
 import (
-	"bytes"
-	"encoding/json"
-	"strconv"
-
 	"github.com/layercache/cache/internal/graph"
-	"github.com/layercache/cache/internal/layertype"
 	"github.com/layercache/cache/metadata"
 )
 
-// This file translates between rows and their typed form.
+// This file translates between rows and their typed form; readrow.go decodes them.
 
 // row is a record as the database holds it.
 type row struct {
-	meta         graph.Meta
+	meta         *graph.Meta
 	committed    bool
 	deleted      bool
 	equalMutable string
@@ -55,161 +50,6 @@ func (r *row) parents() []string {
 	case graph.BaseLayer:
 	}
 	return nil
-}
-
-// readRow decodes the known keys of a row; all others stay where they are.
-func readRow(id string, view metadata.RowView, interned map[string]string) (*row, error) {
-	r := &row{meta: graph.Meta{ID: id, Size: sizeUnknown}}
-	var blob graph.Blob
-	blob.Size = sizeUnknown
-	err := view.Each(func(key []byte, v metadata.RawValue) error {
-		r.set(&blob, string(key), v.Raw(), interned)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	if blob.Digest != "" || blob.DiffID != "" || blob.ChainID != "" || blob.Only {
-		if blob.LayerIdentity == "" { // databases from before layer identities (spec INIT-9)
-			blob.LayerIdentity = blob.DiffID
-		}
-		known := blob // most records have none, and need not pay for one
-		r.meta.Blob = &known
-	}
-	if r.kind().Derived() && r.meta.Size == 0 { // BuildKit measures what is not there yet (quirk Q35)
-		r.meta.Size = sizeUnknown
-	}
-	if r.meta.SnapshotID == "" { // historic databases (spec REC-8, OLD-2)
-		r.meta.SnapshotID = id
-	}
-	return r, nil
-}
-
-// set decodes one value. One of the wrong type counts as absent (spec META-13).
-func (r *row) set(blob *graph.Blob, key string, raw []byte, interned map[string]string) {
-	m := &r.meta
-	switch key {
-	case keyCreatedAt:
-		m.CreatedAt = jsonInt(raw, 0)
-	case keyLastUsedAt:
-		m.LastUsedAt = jsonInt(raw, 0)
-	case keyUsageCount:
-		m.UsageCount = int(jsonInt(raw, 0))
-	case keyDescription:
-		m.Description = jsonString(raw)
-	case keyRecordType:
-		m.RecordType = internText(interned, raw)
-	case keyLayerType:
-		m.LayerType = internText(interned, raw)
-	case keyCachePolicy:
-		m.Retain = jsonInt(raw, policyDefault) == policyRetain
-	case keySize:
-		m.Size = jsonInt(raw, sizeUnknown)
-	case keyCommitted:
-		r.committed = jsonBool(raw)
-	case keyEqualMutable:
-		r.equalMutable = jsonString(raw)
-	case keySnapshot:
-		if text, ok := plainText(raw); ok && string(text) == m.ID {
-			m.SnapshotID = m.ID // one string instead of two
-		} else {
-			m.SnapshotID = jsonString(raw)
-		}
-	case keyParent:
-		r.parent = jsonString(raw)
-	case keyMergeParents:
-		r.mergeParents = jsonStrings(raw)
-	case keyLowerDiff:
-		r.lower = jsonString(raw)
-	case keyUpperDiff:
-		r.upper = jsonString(raw)
-	case keyImageRefs:
-		m.ImageRefs = jsonStrings(raw)
-	case keyDeleted:
-		r.deleted = jsonBool(raw)
-	case keyPinned:
-		m.Pinned = jsonBool(raw)
-	case keyUnsynced:
-		r.unsynced = jsonString(raw)
-	default:
-		setBlob(blob, key, raw, interned)
-	}
-}
-
-func setBlob(b *graph.Blob, key string, raw []byte, interned map[string]string) {
-	switch key {
-	case keyDiffID:
-		b.DiffID = jsonString(raw)
-	case keyLayerIdentity:
-		b.LayerIdentity = jsonString(raw)
-	case keyChainID:
-		b.ChainID = jsonString(raw)
-	case keyBlobChainID:
-		b.BlobChainID = jsonString(raw)
-	case keyBlob:
-		b.Digest = jsonString(raw)
-	case keyBlobOnly:
-		b.Only = jsonBool(raw)
-	case keyBlobSize:
-		b.Size = jsonInt(raw, sizeUnknown)
-	case keyMediaType:
-		b.MediaType = internText(interned, raw)
-		b.Common = layertype.Common(b.MediaType)
-	case keyURLs:
-		b.URLs = jsonStrings(raw)
-	}
-}
-
-// internText decodes a JSON string of which most records have the same, and keeps one copy.
-func internText(seen map[string]string, raw []byte) string {
-	if text, ok := plainText(raw); ok {
-		if have, ok := seen[string(text)]; ok {
-			return have
-		}
-	}
-	s := jsonString(raw)
-	if seen != nil && s != "" {
-		seen[s] = s
-	}
-	return s
-}
-
-func jsonInt(raw []byte, otherwise int64) int64 {
-	n, err := strconv.ParseInt(string(raw), 10, 64)
-	if err != nil {
-		return otherwise
-	}
-	return n
-}
-
-func jsonBool(raw []byte) bool { return string(raw) == "true" }
-
-// plainText cuts out a JSON string without escapes, as nearly all are.
-func plainText(raw []byte) ([]byte, bool) {
-	n := len(raw)
-	if n < 2 || raw[0] != '"' || raw[n-1] != '"' || bytes.IndexByte(raw[1:n-1], '"') >= 0 || bytes.IndexByte(raw, '\\') >= 0 {
-		return nil, false
-	}
-	return raw[1 : n-1], true
-}
-
-func jsonString(raw []byte) string {
-	if text, ok := plainText(raw); ok {
-		return string(text)
-	}
-	var s string
-	if json.Unmarshal(raw, &s) != nil {
-		return ""
-	}
-	return s
-}
-
-func jsonStrings(raw []byte) []string {
-	var s []string
-	if json.Unmarshal(raw, &s) != nil {
-		return nil
-	}
-	return s
 }
 
 // kv is a value to store.

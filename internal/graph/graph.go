@@ -67,6 +67,35 @@ type Spec struct {
 	// Ref, Writer and Triggers say what the caller holds from the start: one immutable ref,
 	// or the mutable one, and whether its end counts as a use.
 	Ref, Writer, Triggers bool
+	// Room, if there is one, is where the record is made. It serves one record only.
+	Room *Room
+}
+
+// Room is memory for a record, one name of it, and its parent, in one piece: a third of the allocations for those who make very
+// many records.
+type Room struct {
+	// Meta is to be Mut or Imm of the Spec that has the room.
+	Meta   Meta
+	record Record
+	parent [1]*Record
+}
+
+// fill makes the record of s in the room.
+func (m *Room) fill(s *Spec) *Record {
+	if len(s.Parents) == len(m.parent) {
+		m.parent[0] = s.Parents[0]
+		s.Parents = m.parent[:]
+	}
+	return &m.record
+}
+
+// Expect prepares an empty graph for about n records, so that it need not grow to that size little by little.
+func (g *Graph) Expect(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.names) == 0 && n > 0 {
+		g.names, g.records = make(map[string]*Record, n), make([]*Record, 0, n)
+	}
 }
 
 // Insert makes a record visible. The links on the parents must have been taken with Link; the
@@ -135,9 +164,15 @@ func (g *Graph) hideLocked(r *Record) {
 }
 
 func (g *Graph) insertLocked(s Spec) *Record {
-	r := &Record{kind: s.Kind, parents: s.Parents, state: s.State, mut: s.Mut, imm: s.Imm, strayLease: s.StrayLease}
+	var r *Record
+	if s.Room != nil {
+		r = s.Room.fill(&s)
+	} else {
+		r = new(Record)
+	}
+	*r = Record{kind: s.Kind, parents: s.Parents, state: s.State, mut: s.Mut, imm: s.Imm, strayLease: s.StrayLease}
 	r.layers = countLayers(s.Kind, s.Parents)
-	for _, m := range []*Meta{s.Mut, s.Imm} {
+	for _, m := range [...]*Meta{s.Mut, s.Imm} {
 		if m != nil {
 			g.names[m.ID] = r
 		}

@@ -349,3 +349,32 @@ func TestCountsUnderRandomLives(t *testing.T) {
 		})
 	})
 }
+
+// A record in a room of its own is like any other; the parents that it was made with are the caller's again.
+func TestRecordInARoom(t *testing.T) {
+	g := New()
+	g.Expect(3)
+	parents := make([]*Record, 0, 1)
+	base := &Room{Meta: Meta{ID: "base", SnapshotID: "base", Size: -1}}
+	a, ok := g.Insert(Spec{State: Ready, Imm: &base.Meta, Room: base})
+	require.True(t, ok)
+	require.Same(t, &base.record, a)
+	require.Empty(t, a.Parents())
+	b := active(t, g, "other", false)
+
+	top := &Room{Meta: Meta{ID: "top", SnapshotID: "top", Size: -1}}
+	require.True(t, g.Link(a, "base"))
+	r, ok := g.Insert(Spec{Kind: Layer, Parents: append(parents, a), State: Ready, Imm: &top.Meta, Room: top})
+	require.True(t, ok)
+	_ = append(parents, b)
+	require.Equal(t, []*Record{a}, r.Parents())
+	require.Equal(t, int32(2), r.layers)
+
+	_, taken := g.Insert(Spec{State: Ready, Imm: &top.Meta, Room: &Room{}})
+	require.False(t, taken)
+	g.Expect(100) // too late, and no harm
+	require.Same(t, r, g.Lookup("top"))
+	require.Same(t, a, g.Lookup("base"))
+	require.Same(t, b, g.Lookup("other"))
+	require.Equal(t, 3, g.Counts().Records)
+}
