@@ -2,6 +2,8 @@ package local
 
 import (
 	"context"
+	stderrors "errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -70,21 +72,42 @@ func clearHalfMade(ctx context.Context, root string) error {
 
 // removeUnnamed removes the directories that have no number yet. One that cannot be removed costs its space, and nothing else.
 func removeUnnamed(ctx context.Context, trees string) error {
-	entries, err := os.ReadDir(trees)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	unnamed, err := unnamedIn(trees)
 	if err != nil {
 		return errors.Wrap(err, "look for a half-made snapshot")
 	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), "new-") {
-			continue
-		}
-		path := filepath.Join(trees, e.Name())
+	for _, name := range unnamed {
+		path := filepath.Join(trees, name)
 		if err := os.RemoveAll(path); err != nil {
 			log.G(ctx).WithError(err).WithField("path", path).Warn("layer cache: a half-made snapshot is left")
 		}
 	}
 	return nil
+}
+
+// unnamedIn lists the directories that have no number yet. There may be a million others, which are neither kept nor sorted.
+func unnamedIn(trees string) (unnamed []string, err error) {
+	const atOnce = 1024
+	dir, err := os.Open(trees)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, errors.WithStack(err)
+	}
+	defer func() { err = stderrors.Join(err, dir.Close()) }()
+	for {
+		names, err := dir.Readdirnames(atOnce)
+		for _, name := range names {
+			if strings.HasPrefix(name, "new-") {
+				unnamed = append(unnamed, name)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return unnamed, nil
+		}
+		if err != nil {
+			return nil, errors.WithStack(err)
+		}
+	}
 }

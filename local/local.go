@@ -5,6 +5,7 @@ import (
 	stderrors "errors"
 	"sync"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
@@ -57,7 +58,7 @@ func Open(ctx context.Context, dir string, opts Options) (*Cache, error) {
 // belongs to this one, which has none yet, so they are those of a process that died, be it BuildKit's; the
 // manager by itself deletes its own alone (spec LEASE-6).
 func (p *Parts) dropTemporaryLeases(ctx context.Context) error {
-	left, err := p.LeaseManager.List(ctx, `labels."buildkit/lease.temporary"`)
+	left, err := p.leases.foundTemporary(namespaces.WithNamespace(ctx, namespace))
 	if err != nil {
 		return errors.Wrap(err, "listing temporary leases")
 	}

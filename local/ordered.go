@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -146,6 +147,59 @@ func (w *orderedWriter) Commit(ctx context.Context, size int64, expected digest.
 type orderedLeases struct {
 	leases.Manager
 	tx *transactor
+	// first is what the first listing of all leases showed.
+	first struct {
+		sync.Mutex
+		listed    bool
+		temporary []leases.Lease
+	}
+}
+
+// labelTemporary marks leases that are good for the time of a process only.
+const labelTemporary = "buildkit/lease.temporary"
+
+func (m *orderedLeases) List(ctx context.Context, filters ...string) ([]leases.Lease, error) {
+	if len(filters) > 0 {
+		return m.Manager.List(ctx, filters...)
+	}
+	list, err := m.tx.listAll(ctx)
+	if err == nil {
+		m.noteTemporary(list)
+	}
+	return list, err
+}
+
+// noteTemporary remembers the temporary leases of the first listing, so that nobody need list all a second time for them.
+func (m *orderedLeases) noteTemporary(list []leases.Lease) {
+	m.first.Lock()
+	defer m.first.Unlock()
+	if m.first.listed {
+		return
+	}
+	m.first.listed = true
+	for i := range list {
+		if _, ok := list[i].Labels[labelTemporary]; ok {
+			m.first.temporary = append(m.first.temporary, list[i])
+		}
+	}
+}
+
+// foundTemporary returns the temporary leases that were there when all leases were listed first, which is now if
+// nobody did so before. The caller takes them over.
+func (m *orderedLeases) foundTemporary(ctx context.Context) ([]leases.Lease, error) {
+	m.first.Lock()
+	listed := m.first.listed
+	m.first.Unlock()
+	if !listed {
+		if _, err := m.List(ctx); err != nil {
+			return nil, err
+		}
+	}
+	m.first.Lock()
+	defer m.first.Unlock()
+	found := m.first.temporary
+	m.first.temporary = nil
+	return found, nil
 }
 
 func (m *orderedLeases) Create(ctx context.Context, opts ...leases.Opt) (l leases.Lease, err error) {

@@ -60,6 +60,7 @@ type Parts struct {
 	db      *ctdmetadata.DB
 	raw     *bolt.DB
 	tx      *transactor
+	leases  *orderedLeases
 	guard   *guard   // nil unless snapshotter writes join transactions
 	reading *reading // nil unless the directory is only looked at
 	running running
@@ -204,7 +205,8 @@ func (p *Parts) wire(ctx context.Context, sn backend, blobs content.Store, trees
 	p.Snapshotter = ctdsnapshot.NewSnapshotter(sn.name, ordered, namespace, p.opts.IdentityMapping)
 	p.SnapshotterName, p.SnapshotterReason = sn.name, sn.reason
 	p.ContentStore = ctdsnapshot.NewContentStore(&orderedContent{Store: p.db.ContentStore(), tx: tx}, namespace)
-	p.LeaseManager = ctdsnapshot.NewLeaseManager(&orderedLeases{Manager: ctdmetadata.NewLeaseManager(p.db), tx: tx}, namespace)
+	p.leases = &orderedLeases{Manager: ctdmetadata.NewLeaseManager(p.db), tx: tx}
+	p.LeaseManager = ctdsnapshot.NewLeaseManager(p.leases, namespace)
 	var applyOpts []apply.Option
 	if p.opts.SquashOwners {
 		applyOpts = append(applyOpts, apply.SquashOwners())
