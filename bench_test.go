@@ -183,6 +183,11 @@ func (l *countedLeases) Delete(ctx context.Context, lease leases.Lease, opts ...
 	return l.Manager.Delete(ctx, lease, opts...)
 }
 
+func (l *countedLeases) List(ctx context.Context, filters ...string) ([]leases.Lease, error) {
+	l.c.calls.Add(1)
+	return l.Manager.List(ctx, filters...)
+}
+
 func (l *countedLeases) AddResource(ctx context.Context, lease leases.Lease, r leases.Resource) error {
 	l.write(ctx)
 	return l.Manager.AddResource(ctx, lease, r)
