@@ -146,10 +146,11 @@ func (a *accounts) size(i int) int64 {
 // things lists the sizes of everything there is, and for each view the indexes of what it owns. What only one record owns is one
 // thing.
 func (a *accounts) things() (sizes []int64, of [][]int) {
-	of = make([][]int, len(a.views))
+	of, sizes = make([][]int, len(a.views)), make([]int64, 0, len(a.views))
+	all := make([]int, 0, len(a.views)) // of all views, one after the other; most own one thing
 	at := map[object]int{}
 	for i := range a.views {
-		alone := max(a.views[i].Size, 0)
+		first, alone := len(all), max(a.views[i].Size, 0)
 		for _, p := range partsOf(&a.views[i]) {
 			key := object{p.Snapshot, p.ID}
 			thing := a.owners[key]
@@ -162,13 +163,14 @@ func (a *accounts) things() (sizes []int64, of [][]int) {
 				at[key] = n
 				sizes = append(sizes, thing.size)
 			}
-			of[i] = append(of[i], n)
+			all = append(all, n)
 			alone -= p.Size
 		}
 		if alone > 0 {
-			of[i] = append(of[i], len(sizes))
+			all = append(all, len(sizes))
 			sizes = append(sizes, alone)
 		}
+		of[i] = all[first:len(all):len(all)]
 	}
 	return sizes, of
 }

@@ -107,6 +107,13 @@ func (m *manager) observeLater(rec *graph.Record, ev Event, start time.Time) {
 	m.events.byRec[rec] = append(m.events.byRec[rec], ev)
 }
 
+// reportEventsOf is reportEvents for several records.
+func (m *manager) reportEventsOf(recs []*graph.Record) {
+	for _, rec := range recs {
+		m.reportEvents(rec)
+	}
+}
+
 // reportEvents tells the observer what was kept for a record. No slot of it may be held.
 func (m *manager) reportEvents(rec *graph.Record) {
 	if m.opt.Observer == nil {

@@ -15,6 +15,7 @@ import (
 
 // pruneBatch is how many records are deleted in one go: their marks share a transaction, and so do
 // their leases and their rows. More save little more, and what others want to write waits for a transaction.
+// Up to two batches are condemned at a time, see pruning.begin.
 const pruneBatch = 512
 
 func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.PruneInfo) error {
@@ -31,13 +32,7 @@ func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.
 		return err
 	}
 	p := &pruning{planning: planning{m: m}, ch: ch}
-	defer func() {
-		if p.rest == nil {
-			leave()
-			return
-		}
-		m.life.goOn(func() { <-p.rest; leave() }) // the next prune sees what this one leaves
-	}()
+	defer p.end(ctx, leave)
 	if len(policies) > 0 && policies[0].DryRun {
 		return p.dryRun(ctx, policies)
 	}
@@ -91,11 +86,38 @@ type pruning struct {
 	ch chan usage.Info
 	// rest is work that goes on after the caller's context ended.
 	rest <-chan struct{}
+	// last is the batch of which only the rows are left, nil for none. While there is a rest, it belongs to that.
+	last *batch
+}
+
+// batch is records that go together.
+type batch struct {
+	*removal
+	plan  *prunePlan
+	gone  []*graph.View
+	freed map[*graph.View]int64
 }
 
 func (p *pruning) detached(ctx context.Context, fn func(ctx context.Context) error) (err error) {
 	p.rest, err = p.m.detached(ctx, fn)
 	return err
+}
+
+// end lets the next prune in, once it sees what this one leaves: a batch that was begun is finished, though nobody waits for it.
+func (p *pruning) end(ctx context.Context, leave func()) {
+	if p.rest == nil && p.last == nil {
+		leave()
+		return
+	}
+	p.m.life.goOn(func() {
+		defer leave()
+		if p.rest != nil {
+			<-p.rest
+		}
+		if _, err := p.finish(context.WithoutCancel(ctx)); err != nil {
+			log.G(ctx).WithError(err).Warn("layer cache: finishing an interrupted prune")
+		}
+	})
 }
 
 // dryRun reports what the policies would delete.
@@ -148,74 +170,130 @@ func (p *pruning) carryOutPlan(ctx context.Context, plan *prunePlan) (again bool
 		if err := p.ended(ctx); err != nil {
 			return false, err
 		}
-		var batch []planned
-		for len(batch) < p.m.pruneBatch {
+		var next []planned
+		for len(next) < p.m.pruneBatch {
 			victim, ok := plan.next()
 			if !ok {
 				break
 			}
-			batch = append(batch, victim)
+			next = append(next, victim)
 		}
-		if len(batch) == 0 {
-			return stale && gone > 0, nil
+		if len(next) == 0 {
+			return stale && gone > 0, p.step(ctx, nil)
 		}
-		n, err := p.remove(ctx, plan, batch)
+		n, err := p.remove(ctx, plan, next)
 		if err != nil {
 			return false, err
 		}
 		gone += n
 		if n == 0 {
-			for _, victim := range batch {
+			for _, victim := range next {
 				p.taken[victim.view.Record] = true
 			}
 		}
-		if n < len(batch) {
+		if n < len(next) {
 			if plan.policy.budgeted() {
-				return true, nil
+				return true, p.step(ctx, nil)
 			}
 			stale = true
 		}
 	}
 }
 
-// remove condemns and deletes records that nobody took meanwhile, and reports them. It returns how many.
-func (p *pruning) remove(ctx context.Context, plan *prunePlan, batch []planned) (n int, err error) {
-	views := make([]*graph.View, len(batch))
-	freed := make(map[*graph.View]int64, len(batch))
-	for i, victim := range batch {
+// remove condemns records that nobody took meanwhile, and begins to delete them. It returns how many.
+func (p *pruning) remove(ctx context.Context, plan *prunePlan, victims []planned) (n int, err error) {
+	views := make([]*graph.View, len(victims))
+	next := &batch{plan: plan, freed: make(map[*graph.View]int64, len(victims))}
+	for i, victim := range victims {
 		views[i] = victim.view
-		freed[victim.view] = victim.freed
+		next.freed[victim.view] = victim.freed
 	}
-	chosen := p.m.g.Condemn(views)
-	if len(chosen) == 0 {
+	var before []*graph.Record
+	if p.last != nil {
+		before = p.last.recs
+	}
+	next.gone = p.m.g.Condemn(views, before...)
+	if len(next.gone) == 0 {
 		return 0, nil
 	}
-	recs := make([]*graph.Record, len(chosen))
-	for i, v := range chosen {
+	recs := make([]*graph.Record, len(next.gone))
+	for i, v := range next.gone {
 		recs[i] = v.Record
 	}
-	restored := false
-	err = p.detached(ctx, func(ctx context.Context) error {
-		err := p.m.remove(ctx, "pruned", recs...)
-		restored = err != nil && p.m.g.Status(recs[0]).State != graph.Gone
-		for _, rec := range recs {
-			p.m.reportEvents(rec)
+	next.removal = p.m.newRemoval("pruned", recs)
+	return len(recs), p.step(ctx, next)
+}
+
+// step begins a batch, unless it is nil, and finishes the one before. What is gone then is reported.
+func (p *pruning) step(ctx context.Context, next *batch) error {
+	var gone []*batch
+	err := p.detached(ctx, func(ctx context.Context) (err error) {
+		if next == nil {
+			gone, err = p.finish(ctx)
+		} else {
+			gone, err = p.begin(ctx, next)
 		}
-		if restored {
-			return err
-		}
-		return stderrors.Join(err, p.m.inherit(plan.accounts, chosen))
+		return err
 	})
-	if p.rest != nil || restored {
-		return 0, err
+	if p.rest != nil {
+		return err
 	}
-	for _, v := range chosen {
-		p.freed += freed[v]
-		if rerr := p.report(ctx, planned{v, freed[v]}); rerr != nil {
-			return len(chosen), stderrors.Join(rerr, err)
+	for _, b := range gone {
+		for _, v := range b.gone {
+			p.freed += b.freed[v]
+			if rerr := p.report(ctx, planned{v, b.freed[v]}); rerr != nil {
+				return stderrors.Join(rerr, err)
+			}
 		}
 	}
-	return len(chosen), err
+	return err
+}
+
+// begin marks a batch, with the rows of the last one going in the same transaction, and deletes its leases. Its own rows go with the
+// next one's marks. So each batch takes one transaction of either database, and no more than two batches are neither there nor gone. What fails
+// is gone nevertheless, unless it was restored.
+func (p *pruning) begin(ctx context.Context, next *batch) (gone []*batch, err error) {
+	last := p.last
+	p.last = nil
+	var rows *removal
+	if last != nil {
+		rows = last.removal
+	}
+	restored, err := p.m.beginRemoval(next.removal, rows)
+	var lerr error
+	if last != nil {
+		gone, lerr = append(gone, last), p.drop(ctx, last, err)
+	}
+	if restored {
+		p.m.reportEventsOf(next.recs)
+		return gone, stderrors.Join(next.failed(err), lerr)
+	}
+	if err == nil {
+		err = p.m.unlease(ctx, next.removal)
+	}
+	if err == nil {
+		p.last = next
+		return gone, lerr
+	}
+	return append(gone, next), stderrors.Join(next.failed(err), lerr, p.drop(ctx, next, err))
+}
+
+// finish removes the rows of the last batch.
+func (p *pruning) finish(ctx context.Context) (gone []*batch, err error) {
+	last := p.last
+	if last == nil {
+		return nil, nil
+	}
+	p.last = nil
+	err = p.m.removeRows(last.left.rows...)
+	return []*batch{last}, stderrors.Join(last.failed(err), p.drop(ctx, last, err))
+}
+
+// drop ends a batch in memory.
+func (p *pruning) drop(ctx context.Context, b *batch, failed error) error {
+	err := p.m.endRemoval(ctx, b.removal, failed)
+	p.m.reportEventsOf(b.recs)
+	return stderrors.Join(b.failed(err), p.m.inherit(b.plan.accounts, b.gone))
 }
 
 // report tells the caller of one record, whose size is what came free with it (spec PRN-16).

@@ -93,6 +93,24 @@ func withoutGone(views []graph.View, gone map[*graph.Record]bool) []graph.View {
 	return out
 }
 
+// byID returns the views in the order of their rows. What is sorted is smaller than a view by far.
+func byID(views []graph.View) []graph.View {
+	type named struct {
+		id string
+		at int
+	}
+	order := make([]named, len(views))
+	for i := range views {
+		order[i] = named{views[i].Meta.ID, i}
+	}
+	slices.SortFunc(order, func(a, b named) int { return strings.Compare(a.id, b.id) })
+	out := make([]graph.View, len(views))
+	for i, n := range order {
+		out[i] = views[n.at]
+	}
+	return out
+}
+
 // plan applies a policy to the records that there are. With a keep of less than 0 the budget is worked out first; else it was by
 // an earlier plan of the same policy. An error about sizes comes with a plan where none are needed.
 func (p *planning) plan(ctx context.Context, policy *prunePolicy, keep int64, now time.Time) (*prunePlan, error) {
@@ -101,10 +119,9 @@ func (p *planning) plan(ctx context.Context, policy *prunePolicy, keep int64, no
 		return nil, err
 	}
 	if !policy.budgeted() { // else the scores say what comes first
-		slices.SortFunc(views, func(a, b graph.View) int { return strings.Compare(a.Meta.ID, b.Meta.ID) })
+		views = byID(views)
 	}
-	eligible := make([]bool, len(views))
-	var wanted []int
+	eligible, wanted := make([]bool, len(views)), make([]int, 0, len(views))
 	for i := range views {
 		eligible[i] = policy.spares(&views[i], now) == "" && !p.taken[views[i].Record]
 		if eligible[i] || policy.budgeted() {
@@ -142,21 +159,25 @@ func (p *planning) plan(ctx context.Context, policy *prunePolicy, keep int64, no
 // sequence puts the records in the order in which they go.
 func (m *manager) sequence(policy *prunePolicy, a *accounts, eligible []bool) (*pruneplan.Plan, error) {
 	index := make(map[*graph.Record]int, len(a.views))
+	links := 0
 	for i := range a.views {
 		index[a.views[i].Record] = i
+		links += a.views[i].Links
 	}
 	sizes, of := a.things()
 	items := make([]pruneplan.Item, len(a.views))
+	parents := make([]int, 0, links) // of all items, one after the other
 	for i := range a.views {
 		v := &a.views[i]
-		items[i] = pruneplan.Item{
-			LastUsed: v.Meta.LastUsedAt, Count: int64(v.Meta.UsageCount), Created: v.Meta.CreatedAt, ID: v.Meta.ID,
-			Links: v.Links, Eligible: eligible[i], Shared: v.Shared, Objects: of[i],
-		}
+		first := len(parents)
 		for _, parent := range v.Record.Parents() {
 			if at, ok := index[parent]; ok {
-				items[i].Parents = append(items[i].Parents, at)
+				parents = append(parents, at)
 			}
+		}
+		items[i] = pruneplan.Item{
+			LastUsed: v.Meta.LastUsedAt, Count: int64(v.Meta.UsageCount), Created: v.Meta.CreatedAt, ID: v.Meta.ID,
+			Links: v.Links, Eligible: eligible[i], Shared: v.Shared, Objects: of[i], Parents: parents[first:len(parents):len(parents)],
 		}
 	}
 	switch {

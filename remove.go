@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -136,41 +137,105 @@ func (m *manager) unlink(ctx context.Context, rec *graph.Record) {
 	m.settle(ctx, rec, m.g.Unlink(rec, m.now()))
 }
 
+// removal is condemned records on their way out.
+type removal struct {
+	reason string
+	recs   []*graph.Record
+	doomed []graph.Status
+	// left is what there still is of them.
+	left  leftovers
+	start time.Time
+}
+
+func (m *manager) newRemoval(reason string, recs []*graph.Record) *removal {
+	r := &removal{reason: reason, recs: recs, doomed: make([]graph.Status, len(recs)), start: m.eventStart()}
+	for i, rec := range recs {
+		r.doomed[i] = m.g.Status(rec)
+	}
+	r.left = leftoversOf(r.doomed)
+	return r
+}
+
+// failed names what an error is about.
+func (r *removal) failed(err error) error {
+	return errors.Wrapf(err, "removing record %q", nameOf(r.doomed[0]))
+}
+
 // remove deletes condemned records: rows marked, leases deleted, rows removed, parents let go
 // (spec REF-9, PRN-14). If the marks cannot be set, but surely be taken back, nothing has happened, and
 // the records are visible again. A later failure leaves the marks, by which finishRemovals or the next start goes on, and
 // the parents are let go all the same, and exactly once (quirk Q28).
 func (m *manager) remove(ctx context.Context, reason string, recs ...*graph.Record) error {
-	start := m.eventStart()
-	doomed := make([]graph.Status, len(recs))
-	for i, rec := range recs {
-		doomed[i] = m.g.Status(rec)
-	}
-	err := m.markDeleted(doomed, true)
-	switch {
-	case err == nil:
-		err = m.deleteMarked(ctx, leftoversOf(doomed))
-	case m.markDeleted(doomed, false) == nil:
-		for _, rec := range recs {
-			_ = invariant.NoError(m.g.Restore(rec))
-		}
+	r := m.newRemoval(reason, recs)
+	restored, err := m.beginRemoval(r, nil)
+	if restored {
 		return err
 	}
-	if err != nil {
-		m.unfinished.add(leftoversOf(doomed))
+	if err == nil {
+		err = m.unlease(ctx, r)
 	}
-	for i, rec := range recs {
+	if err == nil {
+		err = m.removeRows(r.left.rows...)
+	}
+	if gerr := m.endRemoval(ctx, r, err); err == nil {
+		err = gerr
+	}
+	return r.failed(err)
+}
+
+// beginRemoval marks the rows of records. In the same transaction it removes those of others, if there are, whose leases are gone. If it fails,
+// these are left, and the records may be restored.
+func (m *manager) beginRemoval(r, others *removal) (restored bool, err error) {
+	err = m.store.Write(func(w *metadata.Writer) error {
+		if others != nil {
+			if err := removeEach(w, others.left.rows); err != nil {
+				return err
+			}
+		}
+		return markEach(w, r.doomed, true)
+	})
+	if err == nil {
+		return false, nil
+	}
+	err = errors.Wrap(err, "marking records as deleted")
+	if m.store.Write(func(w *metadata.Writer) error { return markEach(w, r.doomed, false) }) != nil {
+		return false, err
+	}
+	for _, rec := range r.recs {
+		_ = invariant.NoError(m.g.Restore(rec))
+	}
+	return true, err
+}
+
+// unlease deletes the leases of records whose rows are marked.
+func (m *manager) unlease(ctx context.Context, r *removal) error {
+	err := m.transact(ctx, func(ctx context.Context) error { return m.deleteLeases(ctx, r.left.leases...) })
+	if err == nil {
+		r.left.leases = nil
+	}
+	return err
+}
+
+// endRemoval drops records of which nothing is left, or what failed to be deleted.
+func (m *manager) endRemoval(ctx context.Context, r *removal, failed error) (err error) {
+	if failed != nil {
+		m.unfinished.add(r.left)
+	}
+	for i, rec := range r.recs {
 		m.forgetMounts(ctx, rec)
 		follow, gerr := m.g.Drop(rec)
-		if invariant.NoError(gerr) != nil && err == nil {
+		if invariant.NoError(gerr) != nil {
 			err = gerr
+			if failed == nil {
+				failed = gerr
+			}
 		}
 		for _, f := range follow {
 			m.settle(ctx, f.Record, f.Outcome)
 		}
-		m.observeLater(rec, Event{Kind: EventRemove, ID: nameOf(doomed[i]), Reason: reason, Err: err}, start)
+		m.observeLater(rec, Event{Kind: EventRemove, ID: nameOf(r.doomed[i]), Reason: r.reason, Err: failed}, r.start)
 	}
-	return errors.Wrapf(err, "removing record %q", nameOf(doomed[0]))
+	return err
 }
 
 // nameOf is the name by which a record is spoken of.
@@ -181,35 +246,32 @@ func nameOf(st graph.Status) string {
 	return st.Imm
 }
 
-// markDeleted stores that the deletion of rows has begun, so that a crash cannot bring them back; or,
+// markEach stores that the deletion of rows has begun, so that a crash cannot bring them back; or,
 // after it failed to, that it has not.
-func (m *manager) markDeleted(doomed []graph.Status, deleted bool) error {
-	err := m.store.Write(func(w *metadata.Writer) error {
-		for _, st := range doomed {
-			for _, id := range []string{st.Mut, st.Imm} {
-				if id == "" {
-					continue
-				}
-				row, err := w.Row(id)
-				if errdefs.IsNotFound(err) {
-					continue // by a write whose answer was lost
-				}
-				if err != nil {
-					return err
-				}
-				if deleted {
-					err = row.Set(keyDeleted, true, "")
-				} else {
-					err = row.Clear(keyDeleted)
-				}
-				if err != nil {
-					return err
-				}
+func markEach(w *metadata.Writer, doomed []graph.Status, deleted bool) error {
+	for _, st := range doomed {
+		for _, id := range []string{st.Mut, st.Imm} {
+			if id == "" {
+				continue
+			}
+			row, err := w.Row(id)
+			if errdefs.IsNotFound(err) {
+				continue // by a write whose answer was lost
+			}
+			if err != nil {
+				return err
+			}
+			if deleted {
+				err = row.Set(keyDeleted, true, "")
+			} else {
+				err = row.Clear(keyDeleted)
+			}
+			if err != nil {
+				return err
 			}
 		}
-		return nil
-	})
-	return errors.Wrap(err, "marking records as deleted")
+	}
+	return nil
 }
 
 // deleteMarked deletes the leases and then the rows of marked records.

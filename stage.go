@@ -211,16 +211,18 @@ next:
 
 // removeRows removes rows in one transaction; "" stands for none.
 func (m *manager) removeRows(ids ...string) error {
-	err := m.store.Write(func(w *metadata.Writer) error {
-		for _, id := range ids {
-			if id == "" {
-				continue
-			}
-			if err := w.Remove(id); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := m.store.Write(func(w *metadata.Writer) error { return removeEach(w, ids) })
 	return errors.Wrap(err, "removing rows")
+}
+
+func removeEach(w *metadata.Writer, ids []string) error {
+	for _, id := range ids {
+		if id == "" {
+			continue
+		}
+		if err := w.Remove(id); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -105,6 +105,7 @@ func pruneAllRow() row {
 func (e *env) pruneLines(ctx context.Context, w pruneWork, l line, peerSamples int) ([]line, error) {
 	l.Work += samplesOfPeer(peerSamples, e.pairs)
 	collected := line{Work: "the same and the garbage collection at its end", Unit: unitTime, Target: "for comparison"}
+	var floor line
 	err := e.withFixture(ctx, w.spec(), func(peerDir, oursDir string) (err error) {
 		var peerAll, oursAll []float64
 		l.Peer, l.Ours, err = e.alternateSlow(ctx, unitTime, peerSamples,
@@ -113,9 +114,10 @@ func (e *env) pruneLines(ctx context.Context, w pruneWork, l line, peerSamples i
 			return err
 		}
 		collected.Peer, collected.Ours = median(peerAll), median(oursAll[1:]) // the first of ours warms up
-		return nil
+		floor, err = e.pruneFloorLine(ctx, w, oursDir)
+		return err
 	})
-	return []line{l, collected}, err
+	return []line{l, collected, floor}, err
 }
 
 func samplesOfPeer(samples, pairs int) string {

@@ -163,11 +163,14 @@ func (g *Graph) condemnLocked(r *Record) {
 	}
 }
 
-// Condemn chooses idle records for deletion, in order: a record that others lie on may go with them if they come before it. It
-// returns those that it chose. The others are in use, have more children, or were used or changed since the views were
+// Condemn chooses idle records for deletion, in order: a record that others lie on may go with them if they come before it, or are among
+// those that were condemned before and are yet to be dropped. It returns those that it chose. The others are in use, have more children, or were used or changed since the views were
 // taken. Others are let in between, so that they wait for few records only.
-func (g *Graph) Condemn(views []*View) (chosen []*View) {
-	going := map[*Record]int32{} // links of those chosen
+func (g *Graph) Condemn(views []*View, before ...*Record) (chosen []*View) {
+	going := make(map[*Record]int32, len(before)+len(views)) // links of those chosen
+	for _, r := range before {
+		r.countParents(going)
+	}
 	for len(views) > 0 {
 		n := min(viewChunk, len(views))
 		g.mu.Lock()
@@ -183,17 +186,22 @@ func (g *Graph) Condemn(views []*View) (chosen []*View) {
 	return chosen
 }
 
+// countParents counts the links that the record has on others.
+func (r *Record) countParents(links map[*Record]int32) {
+	for _, p := range r.parents {
+		if p != nil {
+			links[p]++
+		}
+	}
+}
+
 func (g *Graph) condemnViewLocked(v *View, going map[*Record]int32) bool {
 	r := v.Record
 	if r.gen != v.Gen || r.touched != v.touched || !r.idleButLocked(going[r]) {
 		return false
 	}
 	g.condemnLocked(r)
-	for _, p := range r.parents {
-		if p != nil {
-			going[p]++
-		}
-	}
+	r.countParents(going)
 	return true
 }
 

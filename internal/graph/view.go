@@ -54,10 +54,16 @@ func (g *Graph) View() []View {
 	out := make([]View, 0, len(seen))
 	for len(seen) > 0 {
 		n := min(viewChunk, len(seen))
+		parents := make([]string, 0, n) // of all of them, one after the other: most have one or none
 		g.mu.Lock()
 		for i := range seen[:n] {
 			if r := seen[i].record; r.place != nowhere {
+				first := len(parents)
+				parents = r.appendParentsLocked(parents)
 				out = append(out, seen[i].viewLocked(r.shownLocked()))
+				if len(parents) > first {
+					out[len(out)-1].Parents = parents[first:len(parents):len(parents)]
+				}
 			}
 		}
 		g.mu.Unlock()
@@ -116,15 +122,17 @@ func (s *glance) viewLocked(m *Meta) View {
 	} else if r.mut != nil && v.Size < 0 {
 		v.Size = r.mut.Size
 	}
+	return v
+}
+
+// appendParentsLocked appends the names of the record's parents.
+func (r *Record) appendParentsLocked(names []string) []string {
 	for _, p := range r.parents {
-		if p == nil {
-			continue
-		}
-		if pm := p.imm; pm != nil {
-			v.Parents = append(v.Parents, pm.ID)
+		if p != nil && p.imm != nil {
+			names = append(names, p.imm.ID)
 		}
 	}
-	return v
+	return names
 }
 
 func (r *Record) heldLocked() bool { return r.refs > 0 || r.writer || r.consumed }

@@ -15,10 +15,10 @@ type ranked struct {
 }
 
 func newRanked(items []Item, work *int64) *ranked {
-	l := newLine(items, func(int, int) int { return 0 }, work)
+	l, spots := newLine(items, nil, work)
 	r := &ranked{line: l, work: work}
-	r.times = newRanking(l.items, func(i int) int64 { return max(items[i].LastUsed, 0) }, work)
-	r.counts = newRanking(l.items, func(i int) int64 { return max(items[i].Count, 0) }, work)
+	r.times = newRanking(spots, func(s *spot) int64 { return s.lastUsed }, work)
+	r.counts = newRanking(spots, func(s *spot) int64 { return s.count }, work)
 	return r
 }
 
@@ -80,7 +80,7 @@ func (r *ranked) take() (int, bool) {
 	if c := r.counts.of[place]; r.counts.leave(c) {
 		r.shiftCounts(c, -1)
 	}
-	return r.items[place], true
+	return int(r.items[place]), true
 }
 
 // shiftTimes moves the time ranks of all candidates that were used later than t.
@@ -120,24 +120,33 @@ type ranking struct {
 	work    *int64
 }
 
-func newRanking(items []int, key func(item int) int64, work *int64) ranking {
-	values := make([]int64, 1, len(items)+1)
-	for _, i := range items {
-		values = append(values, key(i))
+// newRanking numbers a key of all eligible items, which come by place.
+func newRanking(spots []spot, key func(*spot) int64, work *int64) ranking {
+	values := make([]int64, 1, len(spots)+1)
+	for p := range spots {
+		values = append(values, key(&spots[p]))
 	}
-	slices.Sort(values)
+	if !slices.IsSorted(values) { // last uses are, as places go by them
+		slices.Sort(values)
+	}
 	values = slices.Compact(values)
 	r := ranking{
-		of:      make([]int32, len(items)),
+		of:      make([]int32, len(spots)),
 		present: make([]int32, len(values)),
 		tree:    make([]int32, len(values)),
 		work:    work,
 	}
-	for p, i := range items {
-		v, _ := slices.BinarySearch(values, key(i))
+	v := 0
+	for p := range spots {
+		k := key(&spots[p])
+		if values[v] != k { // the same as the one before or the next one, mostly
+			if v++; v == len(values) || values[v] != k {
+				v, _ = slices.BinarySearch(values, k)
+			}
+		}
 		r.of[p] = int32(v)
 	}
-	*work += int64(2 * len(items) * bits.Len(uint(len(values))))
+	*work += int64(2 * len(spots) * bits.Len(uint(len(values))))
 	return r
 }
 

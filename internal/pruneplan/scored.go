@@ -4,40 +4,56 @@ import (
 	"cmp"
 	"container/heap"
 	"slices"
+	"strings"
 )
 
 // line puts the eligible items into a fixed order, so that comparing two of them is comparing their places.
 type line struct {
-	items []int   // by place
+	items []int32 // by place
 	place []int32 // by item, of eligible ones
 }
 
-// newLine sorts the eligible items: by what first says, then as ties go.
-func newLine(items []Item, first func(a, b int) int, work *int64) line {
-	l := line{place: make([]int32, len(items))}
+// spot is what puts an item into its place, beside each other in memory: an Item is several cache lines.
+type spot struct {
+	score                    float64
+	lastUsed, count, created int64
+	item                     int32
+}
+
+// newLine sorts the eligible items: by their scores, where there are such, then as ties go. It returns what they were sorted by, too, by
+// place.
+func newLine(items []Item, scores []float64, work *int64) (line, []spot) {
+	spots := make([]spot, 0, len(items))
 	for i := range items {
-		if items[i].Eligible {
-			l.items = append(l.items, i)
+		it := &items[i]
+		if !it.Eligible {
+			continue
 		}
+		s := spot{lastUsed: max(it.LastUsed, 0), count: max(it.Count, 0), created: it.Created, item: int32(i)}
+		if scores != nil {
+			s.score = scores[i]
+		}
+		spots = append(spots, s)
 	}
-	slices.SortFunc(l.items, func(i, j int) int {
+	slices.SortFunc(spots, func(a, b spot) int {
 		*work++
-		if c := first(i, j); c != 0 {
-			return c
+		switch {
+		case a.score != b.score:
+			return cmp.Compare(a.score, b.score)
+		case a.lastUsed != b.lastUsed:
+			return cmp.Compare(a.lastUsed, b.lastUsed)
+		case a.count != b.count:
+			return cmp.Compare(a.count, b.count)
+		case a.created != b.created:
+			return cmp.Compare(a.created, b.created)
 		}
-		a, b := &items[i], &items[j]
-		return cmp.Or(
-			cmp.Compare(max(a.LastUsed, 0), max(b.LastUsed, 0)),
-			cmp.Compare(max(a.Count, 0), max(b.Count, 0)),
-			cmp.Compare(a.Created, b.Created),
-			cmp.Compare(a.ID, b.ID),
-			cmp.Compare(i, j),
-		)
+		return cmp.Or(strings.Compare(items[a.item].ID, items[b.item].ID), cmp.Compare(a.item, b.item))
 	})
-	for p, i := range l.items {
-		l.place[i] = int32(p)
+	l := line{items: make([]int32, len(spots)), place: make([]int32, len(items))}
+	for p, s := range spots {
+		l.items[p], l.place[s.item] = s.item, int32(p)
 	}
-	return l
+	return l, spots
 }
 
 // scored is the order by scores that do not change: a heap of places.
@@ -48,8 +64,8 @@ type scored struct {
 }
 
 func newScored(items []Item, scores []float64, work *int64) *scored {
-	byScore := func(i, j int) int { return cmp.Compare(scores[i], scores[j]) }
-	return &scored{line: newLine(items, byScore, work), work: work}
+	l, _ := newLine(items, scores, work)
+	return &scored{line: l, work: work}
 }
 
 func (s *scored) add(items []int) {
@@ -63,7 +79,7 @@ func (s *scored) take() (int, bool) {
 		return 0, false
 	}
 	p, _ := heap.Pop(s).(int32)
-	return s.items[p], true
+	return int(s.items[p]), true
 }
 
 // Len, Less, Swap, Push and Pop are the heap's.
