@@ -203,7 +203,7 @@ func (m *manager) collectGarbage(ctx context.Context) {
 		return
 	}
 	if _, err := m.opt.GarbageCollect(context.WithoutCancel(ctx)); err != nil {
-		log.G(ctx).WithError(err).Warn("layer cache: what an extraction left is not collected yet")
+		log.G(ctx).WithError(err).Warn("layer cache: what is of no use any more is not collected yet")
 	}
 }
 

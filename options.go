@@ -20,7 +20,8 @@ import (
 )
 
 // SpaceReserve is space on the disk of the databases that is kept back: to delete anything, books have to be written first. Prune
-// releases it when the disk is full, goes on, and keeps it again at its end.
+// releases it when the disk is full, goes on, and keeps it again at its end. Where that was not enough it collects garbage and goes on once
+// more, as long as it gets anywhere.
 type SpaceReserve interface {
 	// Release gives the space free; it is no error if that was done before.
 	Release() error

@@ -37,7 +37,12 @@ func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.
 		return p.dryRun(ctx, policies)
 	}
 	err = p.carryOut(ctx, policies)
-	if diskFull(err) && m.opt.Reserve != nil {
+	for before := -1; diskFull(err) && m.opt.Reserve != nil && p.dropped > before; { // again as long as it gets anywhere
+		if before >= 0 { // the reserve was not enough, but what was deleted since then may be
+			m.collectGarbage(ctx)
+			p.freed = 0
+		}
+		before = p.dropped
 		log.G(ctx).WithError(err).Warn("layer cache: the disk is full; a prune goes on with the space that was kept back")
 		if err = m.opt.Reserve.Release(); err == nil {
 			err = p.carryOut(ctx, policies)
@@ -86,8 +91,10 @@ type pruning struct {
 	ch chan usage.Info
 	// rest is work that goes on after the caller's context ended.
 	rest <-chan struct{}
-	// last is the batch of which only the rows are left, nil for none. While there is a rest, it belongs to that.
-	last *batch
+	// last is the batch of which only the rows are left, nil for none, and dropped how many records are not even in memory any more. While
+	// there is a rest, both belong to that.
+	last    *batch
+	dropped int
 }
 
 // batch is records that go together.
@@ -291,6 +298,7 @@ func (p *pruning) finish(ctx context.Context) (gone []*batch, err error) {
 
 // drop ends a batch in memory.
 func (p *pruning) drop(ctx context.Context, b *batch, failed error) error {
+	p.dropped += len(b.recs)
 	err := p.m.endRemoval(ctx, b.removal, failed)
 	p.m.reportEventsOf(b.recs)
 	return stderrors.Join(b.failed(err), p.m.inherit(b.plan.accounts, b.gone))

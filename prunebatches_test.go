@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -268,6 +269,49 @@ func TestPruneWithoutADatabase(t *testing.T) {
 				requireEmpty(t, env)
 			})
 		}
+	}
+}
+
+// spaceReserve counts how often it is released and kept.
+type spaceReserve struct{ released, kept int }
+
+func (r *spaceReserve) Release() error { r.released++; return nil }
+
+func (r *spaceReserve) Keep() error { r.kept++; return nil }
+
+// Fault 21, spec PRN-15: a prune on a full disk goes on with the space that was kept back, and once more with what it has deleted since then, but not if
+// that was nothing.
+func TestPruneOnAFullDisk(t *testing.T) {
+	for _, c := range []struct {
+		full                            []int // the transactions of rows that fail, by their numbers
+		released, collected, kept, gone int
+	}{
+		{full: []int{2}, released: 1, collected: 1, kept: 1, gone: threeBatches},
+		{full: []int{2, 6}, released: 2, collected: 2, kept: 1, gone: threeBatches},
+		{full: []int{2, 5}, released: 1, gone: batch}, // 3 takes marks back that are not there, 4 removes the rows of the first batch
+	} {
+		t.Run(fmt.Sprint(c.full), func(t *testing.T) {
+			reserve := &spaceReserve{}
+			env := testutil.New(t, testutil.Doubles(), testutil.WithManagerOpt(func(o *cache.ManagerOpt) { o.Reserve = reserve }))
+			ids := stand(t, env, threeBatches)
+			updates := 0
+			env.Faults.Inject(fault.Match{Op: fault.OpDBUpdate, When: fault.Before}, func(context.Context, fault.Point) error {
+				if updates++; slices.Contains(c.full, updates) {
+					return syscall.ENOSPC
+				}
+				return nil
+			})
+			gone, err := pruneResult(env, pruneAll)
+			require.Equal(t, c.kept == 0, errors.Is(err, syscall.ENOSPC), "%v", err)
+			require.Len(t, gone, c.gone)
+			require.Equal(t, spaceReserve{released: c.released, kept: c.kept}, *reserve)
+			require.Equal(t, c.collected, env.Faults.Count(fault.OpGarbageCollect))
+			env.Faults.Reset()
+			there := requireWhole(t, env, ids)
+			require.ElementsMatch(t, ids, append(prunedIDs(gone), there...))
+			require.ElementsMatch(t, there, prunedIDs(prune(t, env, pruneAll)))
+			requireEmpty(t, env)
+		})
 	}
 }
 

@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/layercache/cache"
+	"github.com/layercache/cache/metadata"
 	"github.com/layercache/cache/testutil/loopfs"
 	"github.com/layercache/cache/usage"
 )
@@ -166,6 +169,76 @@ func TestPruneOnFullDisk(t *testing.T) { // S-27
 				}
 				requireNoMounts(t, dir)
 			})
+		})
+	}
+}
+
+// manyRecords writes the rows and leases of finalized records into a directory, as if their layers were empty. Few rows share a page, and those that
+// are used one after the other do not, so that deleting them writes as much as it can.
+func manyRecords(t *testing.T, dir string, opts Options, n int) {
+	t.Helper()
+	p, err := OpenParts(t.Context(), dir, opts)
+	require.NoError(t, err)
+	_, err = p.MetadataStore.StoreID() // which every store has, before its first record
+	require.NoError(t, err)
+	id := func(i int) string { return fmt.Sprintf("record%05d", i) }
+	require.NoError(t, p.Transactions.Update(t.Context(), func(ctx context.Context) error {
+		for i := range n {
+			if _, err := p.LeaseManager.Create(ctx, leases.WithID(id(i))); err != nil {
+				return err
+			}
+			snapshot := leases.Resource{ID: id(i), Type: "snapshots/" + p.SnapshotterName}
+			if err := p.LeaseManager.AddResource(ctx, leases.Lease{ID: id(i)}, snapshot); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	require.NoError(t, p.MetadataStore.Write(func(w *metadata.Writer) error {
+		for i := range n {
+			row, err := w.Create(id(i))
+			if err != nil {
+				return err
+			}
+			for key, value := range map[string]any{
+				"cache.createdAt": 1 + i, "cache.lastUsedAt": 1 + i*7919%n, "cache.usageCount": 1, "cache.snapshot": id(i),
+				"snapshot.committed": true, "snapshot.size": 4096, "cache.cachePolicy": 1, "cache.description": strings.Repeat("d", 500),
+			} {
+				if err := row.Set(key, value, ""); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}))
+	require.NoError(t, p.Close())
+}
+
+// Fault 21: the reserve is enough for batches of 512 on a filesystem that never writes in place: a transaction of a prune in full swing marks
+// the rows of one and removes those of another.
+func TestPruneOfBatchesOnFullDisk(t *testing.T) { // S-27
+	const records = 3*512 + 64
+	for name, policy := range map[string]usage.PruneInfo{"plain": {All: true}, "budget": {All: true, MaxUsedSpace: 1}} {
+		t.Run(name, func(t *testing.T) {
+			disk := loopfs.NewSized(t, loopfs.Btrfs, 256<<20)
+			dir, opts := filepath.Join(disk, "cache"), Options{Snapshotter: Native, NoBackgroundGC: true}
+			manyRecords(t, dir, opts, records)
+			fillUp(t, filepath.Join(disk, "filler"))
+			c := openCacheAt(t, dir, opts)
+			defer func() { require.NoError(t, c.Close()) }()
+			require.Equal(t, records, c.Stats().Records)
+			require.Less(t, freeBytes(t, disk), int64(64<<10))
+			require.FileExists(t, filepath.Join(dir, reserveFile))
+
+			require.NoError(t, c.Prune(t.Context(), nil, policy))
+			require.Zero(t, c.Stats().Records)
+			requireSound(t, c)
+			require.NoError(t, c.Close())
+			c = openCacheAt(t, dir, opts)
+			require.Zero(t, c.Stats().Records)
+			left, err := c.Parts.LeaseManager.List(t.Context())
+			require.NoError(t, err)
+			require.Empty(t, left)
 		})
 	}
 }

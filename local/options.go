@@ -57,7 +57,7 @@ type Options struct {
 	Sync bool
 
 	// Reserve is how many bytes of the disk a file in the directory keeps back, so that a prune can write its books when the disk is
-	// full. 0 stands for 4 MiB, and less for none.
+	// full. 0 stands for 8 MiB, and less for none.
 	Reserve int64
 
 	// NoBackgroundGC turns off the garbage collection that Open starts.

@@ -16,9 +16,9 @@ import (
 
 const (
 	reserveFile = "layercache.reserve"
-	// defaultReserve is twice what a batch of a prune takes in a database if each of its 512 rows is on a page of 4 KiB of its own: some
-	// filesystems never write in place, and give back late what was there before.
-	defaultReserve = 4 << 20
+	// defaultReserve is twice what a transaction of a prune takes in a database if each of the 512 rows that it marks, and of the 512 that it
+	// removes, is on a page of 4 KiB of its own: some filesystems never write in place, and give back late what was there before.
+	defaultReserve = 8 << 20
 )
 
 // reserve is a file that occupies space and has nothing in it. It is a cache.SpaceReserve.
