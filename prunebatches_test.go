@@ -279,6 +279,8 @@ func (r *spaceReserve) Release() error { r.released++; return nil }
 
 func (r *spaceReserve) Keep() error { r.kept++; return nil }
 
+func (r *spaceReserve) Kept() (string, int64, error) { return "none", 0, nil }
+
 // Fault 21, spec PRN-15: a prune on a full disk goes on with the space that was kept back, and once more with what it has deleted since then, but not if
 // that was nothing.
 func TestPruneOnAFullDisk(t *testing.T) {
