@@ -40,9 +40,10 @@ type birth struct {
 }
 
 // stage is the only place where a record with a snapshot of its own is born. The order is fixed: lease, then
-// snapshot, then row, then visible (design section 5). Of a record of which there is only a recipe yet, lease and
-// row are written at the same time, so that it waits for the disk once: a start that finds a row without its lease makes
-// the lease anew (spec INIT-10). That takes a lease which is there with all it lists or not at all. A failed step may
+// snapshot, then row, then visible (design section 5). Where the backend has transactions the row is written at the same
+// time as the others, so that the record waits for the disk once: a lease is there with all it lists or not at all, and of a row that is
+// there alone the next start makes the lease anew, or removes it if it was to have a snapshot to write to (spec INIT-10, INIT-2;
+// docs/adr/0041). A failed step may
 // have been done all the same, with only its answer lost, so what takes a step back is noted before it. The links on the
 // parents stay the caller's until stage succeeds. Records that are born together share each step.
 func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err error) {
@@ -64,21 +65,15 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 	// The lease is what keeps the snapshot: without it the backend collects both.
 	back.add(m.undoLease(l.ids...))
 	removeRows := func(context.Context) error { return m.removeRows(l.ids...) }
-	if b.recipeOnly() && m.opt.Transactions != nil {
+	if m.opt.Transactions != nil {
 		back.add(removeRows)
 		var g errgroup.Group // both are waited for: what is taken back is not under way any more
 		g.Go(func() error { return m.stageRows(&l) })
 		g.Go(func() error { return m.stageSnapshot(ctx, &l) })
 		err = g.Wait()
-	} else {
-		err = m.stageSnapshot(ctx, &l)
-		if err == nil && b.leased != nil {
-			err = b.leased(ctx)
-		}
-		if err == nil {
-			back.add(removeRows)
-			err = m.stageRows(&l)
-		}
+	} else if err = m.stageSnapshot(ctx, &l); err == nil {
+		back.add(removeRows)
+		err = m.stageRows(&l)
 	}
 	if err != nil {
 		return nil, err
@@ -91,9 +86,6 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 	m.noteMark(rec, b.id, l.boot)
 	return rec, nil
 }
-
-// recipeOnly tells whether there is nothing yet that only the record's lease keeps.
-func (b *birth) recipeOnly() bool { return !b.writable && b.leased == nil }
 
 // litter is what is born together. The last is the one that was asked for, and may be told from the others by
 // what it has besides.
@@ -144,7 +136,7 @@ func (m *manager) stageRows(l *litter) error {
 	return errors.Wrap(err, "storing the record")
 }
 
-// stageSnapshot makes the leases and, if one is asked for, the active snapshot of the last.
+// stageSnapshot makes the leases and then, if one is asked for, the active snapshot of the last, or what else is to follow.
 func (m *manager) stageSnapshot(ctx context.Context, l *litter) error {
 	b := l.last()
 	prepare := func(ctx context.Context) error {
@@ -165,10 +157,13 @@ func (m *manager) stageSnapshot(ctx context.Context, l *litter) error {
 		}
 		return nil
 	})
-	if err != nil || m.snapshotsJoin() {
-		return err
+	if err == nil && !m.snapshotsJoin() {
+		err = prepare(ctx)
 	}
-	return prepare(ctx)
+	if err == nil && b.leased != nil {
+		err = b.leased(ctx)
+	}
+	return err
 }
 
 func (m *manager) leaseOfNew(b *birth) lease {
