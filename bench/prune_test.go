@@ -122,6 +122,25 @@ func TestAlternateSlow(t *testing.T) {
 	require.Equal(t, []string{"", " (peer: 1 sample)", " (peer: 3 samples)"}, []string{samplesOfPeer(3, 3), samplesOfPeer(1, 9), samplesOfPeer(3, 9)})
 }
 
+// The floor is that of the same work: so many leases and rows are gone, and the fixture is as it was.
+func TestPruneFloor(t *testing.T) {
+	const records = 40
+	e := &env{dir: t.TempDir(), snapshotter: "native", start: time.Now(), pairs: 1}
+	for _, gone := range []int{12, records} {
+		w := pruneWork{records: records, gone: gone}
+		require.NoError(t, e.withFixture(t.Context(), w.spec(), func(_, dir string) error {
+			l, err := e.pruneFloorLine(t.Context(), w, dir)
+			require.NoError(t, err)
+			require.Positive(t, l.Ours)
+			_, err = e.pruneFloorLine(t.Context(), pruneWork{records: records + 1, gone: gone}, dir)
+			require.ErrorContains(t, err, fmt.Sprintf("%d rows and %d leases are left", records-gone, records-gone), "each sample finds all of it again, and is checked")
+			_, err = e.pruneFloorLine(t.Context(), pruneWork{records: records, gone: records + 1}, dir)
+			require.ErrorContains(t, err, "40 rows instead of")
+			return nil
+		}))
+	}
+}
+
 // BenchmarkPrune is rows 10 and 11 for ours alone, to look at with a profile.
 func BenchmarkPrune(b *testing.B) {
 	for _, gone := range []int{500, 10_000} {
