@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/layercache/cache/local"
 	"github.com/layercache/cache/metadata"
 	"github.com/layercache/cache/snapshot"
+	"github.com/layercache/cache/snapshot/containerd"
 	"github.com/layercache/cache/testutil/need"
 )
 
@@ -186,6 +188,15 @@ func (l *countedLeases) Delete(ctx context.Context, lease leases.Lease, opts ...
 func (l *countedLeases) List(ctx context.Context, filters ...string) ([]leases.Lease, error) {
 	l.c.calls.Add(1)
 	return l.Manager.List(ctx, filters...)
+}
+
+func (l *countedLeases) WalkLeases(ctx context.Context, fn func(id string, labels map[string]string) error) error {
+	l.c.calls.Add(1)
+	lm, ok := l.Manager.(*containerd.LeaseManager)
+	if !ok {
+		return fmt.Errorf("%T has no WalkLeases", l.Manager)
+	}
+	return lm.WalkLeases(ctx, fn)
 }
 
 func (l *countedLeases) AddResource(ctx context.Context, lease leases.Lease, r leases.Resource) error {

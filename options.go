@@ -40,7 +40,8 @@ type ManagerOpt struct {
 	Snapshotter snapshot.Snapshotter
 	// ContentStore holds the layers' blobs.
 	ContentStore content.Store
-	// LeaseManager protects both from the backend's garbage collection.
+	// LeaseManager protects both from the backend's garbage collection. If it has a method
+	// WalkLeases as snapshot/containerd.LeaseManager does, a start calls that instead of List.
 	LeaseManager leases.Manager
 	// PruneRefChecker, if set, makes the checker that says which records something outside of
 	// the cache still refers to. It is made anew for every DiskUsage and every Prune.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/log"
 	digest "github.com/opencontainers/go-digest"
 	"github.com/pkg/errors"
@@ -21,7 +20,7 @@ type recovery struct {
 	byID map[string]*found
 	// missing stands for rows that others name and that are not there.
 	missing *found
-	leases  []leases.Lease
+	leases  []foundLease
 	// stack is for walks of chains, which may be tens of thousands of records long.
 	stack    []*found
 	parent   [1]*graph.Record // for insert
@@ -208,7 +207,7 @@ func (r *recovery) repair(ctx context.Context) error {
 	var drop []string
 	for i := range r.leases {
 		if r.orphaned(&r.leases[i]) {
-			drop = append(drop, r.leases[i].ID)
+			drop = append(drop, r.leases[i].id)
 		}
 	}
 	start := r.m.eventStart()
@@ -285,21 +284,23 @@ func (r *recovery) report(gone []*found, start time.Time) {
 
 // orphaned tells whether a lease is to go: it belongs to a row that goes, or says that it is
 // this store's while its record is unknown, or while it was temporary. Everybody else's leases are left alone.
-func (r *recovery) orphaned(l *leases.Lease) bool {
-	if f := r.byID[l.ID]; f != nil && f.verdict == bad {
+func (r *recovery) orphaned(l *foundLease) bool {
+	f := r.byID[l.id]
+	if f != nil && f.verdict == bad {
 		return true
 	}
-	if id := trimSuffixes(l.ID); id != l.ID && r.byID[id] != nil && r.byID[id].verdict == bad {
+	if id := trimSuffixes(l.id); id != l.id && r.byID[id] != nil && r.byID[id].verdict == bad {
 		return true
 	}
-	if l.Labels[labelStore] != r.m.storeID {
+	switch {
+	case !l.own:
 		return false
-	}
-	if _, temporary := l.Labels[labelTemporary]; temporary {
+	case l.temporary:
 		return true // of a process that died, since nobody else has the store open
+	case l.record != l.id:
+		f = r.byID[l.record]
 	}
-	owner := r.byID[l.Labels[labelRecord]]
-	return owner == nil || owner.verdict == bad
+	return f == nil || f.verdict == bad
 }
 
 func trimSuffixes(id string) string {

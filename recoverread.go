@@ -53,8 +53,7 @@ func (r *recovery) read(ctx context.Context) error {
 	}()
 	func() {
 		defer func() { <-done }() // also if somebody's lease manager panics
-		var err error
-		if r.leases, err = r.m.opt.LeaseManager.List(ctx); err != nil {
+		if err := r.readLeases(ctx); err != nil {
 			cancel(errors.Wrap(err, "listing leases"))
 		}
 	}()
@@ -128,17 +127,55 @@ func (r *recovery) named(id string) *found {
 	return r.missing
 }
 
+// foundLease is what a start has to know of a lease.
+type foundLease struct {
+	id string
+	// record is the record it is of, if it is this store's own.
+	record         string
+	own, temporary bool
+}
+
+// leaseWalker is a lease manager that shows leases without making a list of them, which for a million would be half of a
+// start's garbage. The labels are fn's during the call only.
+type leaseWalker interface {
+	WalkLeases(ctx context.Context, fn func(id string, labels map[string]string) error) error
+}
+
+// readLeases looks at all leases once.
+func (r *recovery) readLeases(ctx context.Context) error {
+	if w, ok := r.m.opt.LeaseManager.(leaseWalker); ok {
+		return w.WalkLeases(ctx, func(id string, labels map[string]string) error {
+			r.addLease(id, labels)
+			return nil
+		})
+	}
+	list, err := r.m.opt.LeaseManager.List(ctx)
+	for i := range list {
+		r.addLease(list[i].ID, list[i].Labels)
+	}
+	return err
+}
+
+func (r *recovery) addLease(id string, labels map[string]string) {
+	l := foundLease{id: id}
+	if labels[labelStore] == r.m.storeID {
+		_, l.temporary = labels[labelTemporary]
+		l.own, l.record = true, labels[labelRecord]
+	}
+	r.leases = append(r.leases, l)
+}
+
 // findLeased notes which rows have their leases.
 func (r *recovery) findLeased() {
 	for i := range r.leases {
-		if f := r.byID[r.leases[i].ID]; f != nil {
+		if f := r.byID[r.leases[i].id]; f != nil {
 			f.leased = true
 		}
 	}
 	for i := range r.leases {
 		l := &r.leases[i]
-		owner, ok := strings.CutSuffix(l.ID, repairSuffix)
-		if ok && l.Labels[labelRecord] == owner && l.Labels[labelStore] == r.m.storeID {
+		owner, ok := strings.CutSuffix(l.id, repairSuffix)
+		if ok && l.own && l.record == owner {
 			if f := r.byID[owner]; f != nil {
 				f.leased = false // it may list nothing yet
 			}

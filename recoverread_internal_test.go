@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"maps"
 	"path/filepath"
 	"testing"
 
@@ -59,4 +60,46 @@ func TestReadingEndsEarly(t *testing.T) {
 	})
 	require.ErrorIs(t, err, metadata.ErrClosed)
 	require.ErrorContains(t, err, "reading the records")
+}
+
+// walking is a lease manager that is not to be asked for a list.
+type walking struct {
+	leases.Manager
+	leases []leases.Lease
+	err    error
+}
+
+func (w walking) WalkLeases(_ context.Context, fn func(string, map[string]string) error) error {
+	labels := map[string]string{}
+	for _, l := range w.leases {
+		clear(labels)
+		maps.Copy(labels, l.Labels)
+		if err := fn(l.ID, labels); err != nil {
+			return err
+		}
+	}
+	clear(labels)
+	return w.err
+}
+
+// Leases mean the same to a start whether they are walked or listed.
+func TestLeasesWalkedOrListed(t *testing.T) {
+	all := []leases.Lease{
+		{ID: "a", Labels: map[string]string{labelStore: "mine", labelRecord: "a"}},
+		{ID: "b", Labels: map[string]string{labelStore: "mine", labelRecord: "a", labelTemporary: "now"}},
+		{ID: "c", Labels: map[string]string{labelStore: "other", labelRecord: "c", labelTemporary: "now"}},
+		{ID: "d"},
+	}
+	want := []foundLease{
+		{id: "a", record: "a", own: true}, {id: "b", record: "a", own: true, temporary: true}, {id: "c"}, {id: "d"},
+	}
+	list := func(context.Context) ([]leases.Lease, error) { return all, nil }
+	for _, lm := range []leases.Manager{walking{leases: all}, listing{list: list}} {
+		r := &recovery{m: &manager{storeID: "mine", opt: ManagerOpt{LeaseManager: lm}}}
+		require.NoError(t, r.readLeases(t.Context()))
+		require.Equal(t, want, r.leases)
+	}
+	broken := errors.New("broken")
+	r := &recovery{m: &manager{opt: ManagerOpt{LeaseManager: walking{err: broken}}}}
+	require.ErrorIs(t, r.readLeases(t.Context()), broken)
 }

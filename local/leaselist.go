@@ -3,105 +3,73 @@ package local
 import (
 	"bytes"
 	"context"
-	"slices"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata/boltutil"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/pkg/errors"
 	bolt "go.etcd.io/bbolt"
 )
 
-// Keys of a lease in containerd's metadata.
-const (
-	leaseCreatedAt = "createdat"
-	leaseLabels    = "labels"
-)
+// leaseLabels is the key of a lease's labels in containerd's metadata.
+const leaseLabels = "labels"
 
-// listAll lists all leases of the namespace of ctx as containerd's manager does, with a third less work for each: a start
-// lists as many as there are records, and containerd matches each with an empty filter, looks its creation time up, and copies every
-// key of every label. In a transaction that ctx carries it shows what that has written.
-func (t *transactor) listAll(ctx context.Context) ([]leases.Lease, error) {
+// walkLeases calls fn for each lease of the namespace of ctx, with labels that are fn's during the call only. A start looks at as many as there are
+// records: a list of them would be a third of its garbage, and containerd makes a list. In a transaction that ctx carries it
+// shows what that has written.
+func (t *transactor) walkLeases(ctx context.Context, fn func(id string, labels map[string]string) error) error {
 	ns, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	l := leaseReader{common: map[string]string{}}
-	read := func(tx *bolt.Tx) error { return l.readAll(ctx, backendBucket(tx, ns, "leases")) }
+	l := leaseReader{common: map[string]string{}, labels: map[string]string{}}
+	read := func(tx *bolt.Tx) error { return l.readAll(ctx, backendBucket(tx, ns, "leases"), fn) }
 	if tx, ok := boltutil.Transaction(ctx); ok {
 		err = read(tx)
 	} else {
 		err = t.raw.View(read)
 	}
-	if err != nil {
-		return nil, errors.Wrap(err, "listing leases")
-	}
-	return slices.Concat(l.chunks...), nil
+	return errors.Wrap(err, "reading leases")
 }
 
 // leaseReader reads leases.
 type leaseReader struct {
-	// chunks are what was read. A list that grows one by one is copied five times until it has a million.
-	chunks [][]leases.Lease
 	// common has the keys of labels, of which there are few, and values that many leases have.
 	common map[string]string
+	labels map[string]string // of the lease being read
 }
 
 // maxCommon bounds leaseReader.common.
 const maxCommon = 1024
 
-func (l *leaseReader) readAll(ctx context.Context, all *bolt.Bucket) error {
+func (l *leaseReader) readAll(ctx context.Context, all *bolt.Bucket, fn func(id string, labels map[string]string) error) error {
 	if all == nil {
 		return nil
 	}
-	const perChunk = 512
-	var chunk []leases.Lease
-	err := all.ForEachBucket(func(id []byte) error {
-		if len(chunk) == cap(chunk) {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			l.chunks = append(l.chunks, chunk)
-			chunk = make([]leases.Lease, 0, perChunk)
+	const lookEvery = 256
+	n := 0
+	return all.ForEachBucket(func(key []byte) error {
+		if n%lookEvery == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-		lease, err := l.read(string(id), all.Bucket(id))
-		if err != nil {
-			return errors.Wrapf(err, "lease %q", id)
+		n++
+		id := string(key)
+		clear(l.labels)
+		if b := all.Bucket(key).Bucket([]byte(leaseLabels)); b != nil {
+			l.readLabels(id, b)
 		}
-		chunk = append(chunk, lease)
-		return nil
+		return fn(id, l.labels)
 	})
-	l.chunks = append(l.chunks, chunk)
-	return err
 }
 
-func (l *leaseReader) read(id string, b *bolt.Bucket) (leases.Lease, error) {
-	lease := leases.Lease{ID: id}
-	c := b.Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		switch {
-		case v == nil && string(k) == leaseLabels:
-			lease.Labels = l.labels(id, b.Bucket(k))
-		case v != nil && string(k) == leaseCreatedAt:
-			if err := lease.CreatedAt.UnmarshalBinary(v); err != nil {
-				return leases.Lease{}, errors.Wrap(err, "creation time")
-			}
-		}
-	}
-	return lease, nil
-}
-
-func (l *leaseReader) labels(id string, b *bolt.Bucket) map[string]string {
-	labels := map[string]string{}
+func (l *leaseReader) readLabels(id string, b *bolt.Bucket) {
 	c := b.Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
 		if bytes.Equal(v, []byte(id)) {
-			labels[l.shared(k)] = id // leases of the cache are named like their records
+			l.labels[l.shared(k)] = id // leases of the cache are named like their records
 		} else {
-			labels[l.shared(k)] = l.shared(v)
+			l.labels[l.shared(k)] = l.shared(v)
 		}
 	}
-	return labels
 }
 
 // shared returns one copy for all who have the same text, as long as there are few.

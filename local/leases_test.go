@@ -3,13 +3,13 @@ package local
 import (
 	"context"
 	"fmt"
+	"maps"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/layercache/cache"
 )
@@ -68,15 +68,22 @@ func TestLeasesAreListedOnce(t *testing.T) {
 	}
 }
 
-// All leases are listed as containerd lists them, its metadata being read directly.
-func TestListAsContainerdDoes(t *testing.T) {
+// A walk shows all leases as containerd lists them, its metadata being read directly.
+func TestWalkLeases(t *testing.T) {
 	p := openParts(t, t.TempDir(), Options{Snapshotter: Native})
 	ctx := namespaces.WithNamespace(t.Context(), namespace)
 	same := func(ctx context.Context) (n int) {
-		want, err := p.leases.Manager.List(ctx)
+		list, err := p.leases.List(ctx)
 		require.NoError(t, err)
-		got, err := p.leases.List(ctx)
-		require.NoError(t, err)
+		want, got := map[string]map[string]string{}, map[string]map[string]string{}
+		for _, l := range list {
+			want[l.ID] = map[string]string{}
+			maps.Copy(want[l.ID], l.Labels)
+		}
+		require.NoError(t, p.leases.WalkLeases(ctx, func(id string, labels map[string]string) error {
+			got[id] = maps.Clone(labels)
+			return nil
+		}))
 		require.Equal(t, want, got)
 		return len(got)
 	}
@@ -104,16 +111,15 @@ func TestListAsContainerdDoes(t *testing.T) {
 	require.Equal(t, 50+2*maxCommon, same(ctx))
 	require.Zero(t, same(namespaces.WithNamespace(t.Context(), "another")))
 
-	_, err := p.leases.List(t.Context())
-	require.ErrorIs(t, err, errdefs.ErrFailedPrecondition, "no namespace")
+	none := func(string, map[string]string) error { return nil }
+	require.ErrorIs(t, p.leases.WalkLeases(t.Context(), none), errdefs.ErrFailedPrecondition, "no namespace")
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
-	_, err = p.leases.List(ended)
-	require.ErrorIs(t, err, context.Canceled)
-
-	require.NoError(t, p.raw.Update(func(tx *bolt.Tx) error {
-		return backendBucket(tx, namespace, "leases", "lease7").Put([]byte(leaseCreatedAt), []byte("never"))
-	}))
-	_, err = p.leases.List(ctx)
-	require.ErrorContains(t, err, `lease "lease7": creation time`)
+	require.ErrorIs(t, p.leases.WalkLeases(ended, none), context.Canceled)
+	n := 0
+	require.ErrorIs(t, p.leases.WalkLeases(ctx, func(string, map[string]string) error {
+		n++
+		return errdefs.ErrAborted
+	}), errdefs.ErrAborted)
+	require.Equal(t, 1, n)
 }

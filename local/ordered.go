@@ -147,7 +147,7 @@ func (w *orderedWriter) Commit(ctx context.Context, size int64, expected digest.
 type orderedLeases struct {
 	leases.Manager
 	tx *transactor
-	// first is what the first listing of all leases showed.
+	// first is what the first walk of all leases showed.
 	first struct {
 		sync.Mutex
 		listed    bool
@@ -158,40 +158,35 @@ type orderedLeases struct {
 // labelTemporary marks leases that are good for the time of a process only.
 const labelTemporary = "buildkit/lease.temporary"
 
-func (m *orderedLeases) List(ctx context.Context, filters ...string) ([]leases.Lease, error) {
-	if len(filters) > 0 {
-		return m.Manager.List(ctx, filters...)
+// WalkLeases calls fn for each lease; see ctdsnapshot.LeaseManager. The first such walk is that of a start, and notes the temporary
+// leases, so that nobody need list all a second time for them.
+func (m *orderedLeases) WalkLeases(ctx context.Context, fn func(id string, labels map[string]string) error) error {
+	var temporary []leases.Lease
+	err := m.tx.walkLeases(ctx, func(id string, labels map[string]string) error {
+		if _, ok := labels[labelTemporary]; ok {
+			temporary = append(temporary, leases.Lease{ID: id})
+		}
+		return fn(id, labels)
+	})
+	if err != nil {
+		return err
 	}
-	list, err := m.tx.listAll(ctx)
-	if err == nil {
-		m.noteTemporary(list)
-	}
-	return list, err
-}
-
-// noteTemporary remembers the temporary leases of the first listing, so that nobody need list all a second time for them.
-func (m *orderedLeases) noteTemporary(list []leases.Lease) {
 	m.first.Lock()
 	defer m.first.Unlock()
-	if m.first.listed {
-		return
+	if !m.first.listed {
+		m.first.listed, m.first.temporary = true, temporary
 	}
-	m.first.listed = true
-	for i := range list {
-		if _, ok := list[i].Labels[labelTemporary]; ok {
-			m.first.temporary = append(m.first.temporary, list[i])
-		}
-	}
+	return nil
 }
 
-// foundTemporary returns the temporary leases that were there when all leases were listed first, which is now if
+// foundTemporary returns the temporary leases that were there when all leases were walked first, which is now if
 // nobody did so before. The caller takes them over.
 func (m *orderedLeases) foundTemporary(ctx context.Context) ([]leases.Lease, error) {
 	m.first.Lock()
 	listed := m.first.listed
 	m.first.Unlock()
 	if !listed {
-		if _, err := m.List(ctx); err != nil {
+		if err := m.WalkLeases(ctx, func(string, map[string]string) error { return nil }); err != nil {
 			return nil, err
 		}
 	}

@@ -45,6 +45,29 @@ func (l *LeaseManager) List(ctx context.Context, filters ...string) ([]leases.Le
 	return l.lm.List(l.in(ctx), filters...)
 }
 
+// leaseWalker is a lease manager that shows its leases without making a list of them.
+type leaseWalker interface {
+	WalkLeases(ctx context.Context, fn func(id string, labels map[string]string) error) error
+}
+
+// WalkLeases calls fn for each lease, until it fails, with the labels that fn may look at during the call only. Where the
+// lease manager below has no such method its leases are listed.
+func (l *LeaseManager) WalkLeases(ctx context.Context, fn func(id string, labels map[string]string) error) error {
+	if w, ok := l.lm.(leaseWalker); ok {
+		return w.WalkLeases(l.in(ctx), fn)
+	}
+	list, err := l.List(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		if err := fn(list[i].ID, list[i].Labels); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // AddResource puts a resource, which need not exist yet, under a lease.
 func (l *LeaseManager) AddResource(ctx context.Context, lease leases.Lease, r leases.Resource) error {
 	return l.lm.AddResource(l.in(ctx), lease, r)

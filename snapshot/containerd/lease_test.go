@@ -2,6 +2,7 @@ package containerd_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -25,6 +26,48 @@ func (r *recordingLeases) Delete(ctx context.Context, _ leases.Lease, _ ...lease
 func (r *recordingLeases) List(ctx context.Context, _ ...string) ([]leases.Lease, error) {
 	r.note(ctx, "List")
 	return nil, nil
+}
+
+// walking is a lease manager that need not list.
+type walking struct{ recordingLeases }
+
+func (w *walking) WalkLeases(ctx context.Context, fn func(string, map[string]string) error) error {
+	w.note(ctx, "WalkLeases")
+	return fn("walked", nil)
+}
+
+// TestWalkLeases: leases are walked where the manager below can, and listed where it cannot.
+func TestWalkLeases(t *testing.T) {
+	var ids []string
+	see := func(id string, labels map[string]string) error {
+		ids = append(ids, id+labels["k"])
+		return nil
+	}
+	w := &walking{}
+	walked := containerd.NewLeaseManager(w, "first")
+	checkContexts(t, &w.recorder, "first", []method{{"WalkLeases", func(ctx context.Context) error { return walked.WalkLeases(ctx, see) }}})
+	require.Contains(t, ids, "walked")
+
+	ids = nil
+	lm := containerd.NewLeaseManager(&listed{}, "first")
+	require.NoError(t, lm.WalkLeases(t.Context(), see))
+	require.Equal(t, []string{"av", "b"}, ids)
+	ids = nil
+	broken := errors.New("broken")
+	require.ErrorIs(t, lm.WalkLeases(t.Context(), func(string, map[string]string) error { return broken }), broken)
+	lm = containerd.NewLeaseManager(&listed{err: broken}, "first")
+	require.ErrorIs(t, lm.WalkLeases(t.Context(), see), broken)
+	require.Empty(t, ids)
+}
+
+// listed is a lease manager that lists two.
+type listed struct {
+	leases.Manager
+	err error
+}
+
+func (l *listed) List(context.Context, ...string) ([]leases.Lease, error) {
+	return []leases.Lease{{ID: "a", Labels: map[string]string{"k": "v"}}, {ID: "b"}}, l.err
 }
 
 func (r *recordingLeases) AddResource(ctx context.Context, _ leases.Lease, _ leases.Resource) error {
