@@ -2,7 +2,14 @@ package main
 
 import (
 	"context"
+	stderrors "errors"
 	"fmt"
+	"os"
+	"sync/atomic"
+
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/bench/ours"
 )
 
 const workCommit = "commit"
@@ -41,7 +48,11 @@ func commitRow() row {
 		if err != nil {
 			return nil, err
 		}
-		return []line{l, floor}, nil
+		bare, err := bareLine(ctx, e, 1)
+		if err != nil {
+			return nil, err
+		}
+		return []line{l, floor, bare}, nil
 	}}
 }
 
@@ -60,7 +71,11 @@ func commitParallelRow() row {
 		l.Counts = []count{
 			{What: fmt.Sprintf("fdatasync per operation, %d goroutines", workers), Peer: &p.Fdatasync, Ours: &o.Fdatasync},
 		}
-		return []line{l}, nil
+		bare, err := bareLine(ctx, e, workers)
+		if err != nil {
+			return nil, err
+		}
+		return []line{l, bare}, nil
 	}}
 }
 
@@ -75,13 +90,52 @@ func measureCommit(ctx context.Context, e *env, l *line, goroutines int) error {
 		if err != nil {
 			return err
 		}
-		n := e.scale(50, 5)
-		if goroutines > 1 {
-			n = e.scale(25, 5) * goroutines
-		}
+		n := e.commits(goroutines)
 		if l.Peer, l.Ours, err = e.alternate(ctx, unitTime, timed(n, goroutines, peer), timed(n, goroutines, ours)); err != nil {
 			return err
 		}
 		return b.check(ctx, n*(e.pairs+1))
 	})
+}
+
+// commits is how many records a sample makes.
+func (e *env) commits(goroutines int) int {
+	if goroutines > 1 {
+		return e.scale(25, 5) * goroutines
+	}
+	return e.scale(50, 5)
+}
+
+// bareLine measures containerd's parts and the row store alone, as they are wired for ours: they write what ours has them write, and that
+// is all there is. The difference to ours is what the library itself costs; the rest is the floor of this layout.
+func bareLine(ctx context.Context, e *env, goroutines int) (l line, err error) {
+	l = line{Unit: unitTime, Target: "for comparison", Work: "the parts alone, which write what ours has them write"}
+	if goroutines > 1 {
+		l.Work += fmt.Sprintf(", %d goroutines", goroutines)
+	}
+	dir, err := os.MkdirTemp(e.dir, "bare-")
+	if err != nil {
+		return line{}, errors.WithStack(err)
+	}
+	defer func() { err = stderrors.Join(err, os.RemoveAll(dir)) }()
+	c, err := ours.Prepare(ctx, dir, e.snapshotter, nil)
+	if err != nil {
+		return line{}, err
+	}
+	defer func() { err = stderrors.Join(err, c.Close()) }()
+	e.logf("  the parts alone")
+	var made atomic.Int64
+	n := e.commits(goroutines)
+	l.Ours, err = e.alone(ctx, unitTime, timed(n, goroutines, func(ctx context.Context, _ int) error {
+		name := fmt.Sprintf("%021d", made.Add(1)) // as long as records' names
+		return c.BareLayer(ctx, name+"-mut", name+"-imm")
+	}))
+	if err != nil {
+		return line{}, err
+	}
+	got, err := c.CommittedSnapshots(ctx)
+	if err == nil && got != int(made.Load()) {
+		err = errors.Errorf("%d snapshots were committed instead of %d", got, made.Load())
+	}
+	return l, err
 }
