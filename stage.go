@@ -67,10 +67,12 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 	removeRows := func(context.Context) error { return m.removeRows(l.ids...) }
 	if m.opt.Transactions != nil {
 		back.add(removeRows)
-		var g errgroup.Group // both are waited for: what is taken back is not under way any more
-		g.Go(func() error { return m.stageRows(&l) })
-		g.Go(func() error { return m.stageSnapshot(ctx, &l) })
-		err = g.Wait()
+		var beside errgroup.Group
+		beside.Go(func() error { return m.stageRows(&l) })
+		err = m.stageSnapshot(ctx, &l)
+		if rowErr := beside.Wait(); err == nil { // waited for in any case: what is taken back is not under way any more
+			err = rowErr
+		}
 	} else if err = m.stageSnapshot(ctx, &l); err == nil {
 		back.add(removeRows)
 		err = m.stageRows(&l)
