@@ -79,7 +79,7 @@ as_nobody() {
 }
 
 # Tests and examples as user nobody (design 6b), on a copy of the tree that nobody can read but not write.
-# Test binaries come from root's build cache. The examples are compiled by nobody, as the README says, from a module cache that was
+# Test binaries come from root's build cache; with short set, as in .ci/run, they do less of what they do many times over. The examples are compiled by nobody, as the README says, from a module cache that was
 # filled for it: root's own may be out of its sight.
 step_nobody() {
   local tree=$work/nobody/tree pkg dir test
@@ -105,7 +105,7 @@ step_nobody() {
   while read -r pkg dir; do
     test=$work/nobody/tests/${pkg//\//_}.test
     # The events tell how it ended, also for a binary that dies; the exit code would say nothing more.
-    as_nobody "$tree/${dir#"$PWD"}" "$bin/test2json" -t -p "$pkg" "$test" -test.v=test2json -test.timeout="$test_timeout" || true
+    as_nobody "$tree/${dir#"$PWD"}" "$bin/test2json" -t -p "$pkg" "$test" -test.v=test2json -test.timeout="$test_timeout" ${short:+-test.short} || true
   done <"$work/nobody/packages" | "$bin/testgate" -must .ci/must-run-nobody.txt
 
   fill_modcache "$nobody_modcache"
