@@ -142,8 +142,8 @@ type operation struct {
 
 // operations are all there are. Later issues add theirs.
 var operations = map[string]operation{
-	"new":          {do: tryNew(), states: []string{""}, concurrent: true}, // snapshot and row
-	"new retained": {do: tryNew(cache.CachePolicyRetain), states: []string{"", "new active"}, concurrent: true},
+	"new":          {do: tryNew(), states: []string{""}},
+	"new retained": {do: tryNew(cache.CachePolicyRetain), states: []string{"", "new active"}},
 	"commit":       {do: tryCommit, states: []string{"", "mut sealed"}},
 	"finalize": {do: onPair(func(ctx context.Context, _ *scene, ref cache.ImmutableRef) error {
 		return ref.Finalize(ctx)

@@ -62,11 +62,9 @@ func extra[V any](t *testing.T, have map[string]V, rep crashReport) string {
 var orderRules = []struct {
 	name, operation string
 	job             crash.Job
-	// separate is a case that shared transactions do not have, and shared one that only they have.
-	separate, shared bool
-	// beside has the backend's part of New, which is another goroutine's where transactions are shared, come to its end first.
-	beside bool
-	left   func(t *testing.T, d disk, rep crashReport)
+	// separate is a case that shared transactions do not have.
+	separate bool
+	left     func(t *testing.T, d disk, rep crashReport)
 	// state is as in operation.states.
 	state string
 	// then looks closer, if set.
@@ -82,7 +80,7 @@ var orderRules = []struct {
 		},
 	},
 	{
-		name: "lease .. row", operation: "new retained", beside: true,
+		name: "lease .. row", operation: "new retained",
 		job: crash.Job{Op: fault.OpDBUpdate, When: fault.Before},
 		left: func(t *testing.T, d disk, rep crashReport) {
 			id := extra(t, d.leases, rep)
@@ -91,16 +89,7 @@ var orderRules = []struct {
 		},
 	},
 	{
-		name: "row .. lease", operation: "new retained", shared: true,
-		job: crash.Job{Op: fault.OpTransaction, When: fault.Before, Beside: fault.OpDBUpdate},
-		left: func(t *testing.T, d disk, rep crashReport) {
-			id := extra(t, d.rows, rep)
-			require.False(t, d.leases[id])
-			require.NotContains(t, d.snapshots, id)
-		},
-	},
-	{
-		name: "row .. publish", operation: "new retained", beside: true,
+		name: "row .. publish", operation: "new retained",
 		job: crash.Job{Op: fault.OpDBUpdate, When: fault.After},
 		left: func(t *testing.T, d disk, rep crashReport) {
 			id := extra(t, d.rows, rep)
@@ -180,7 +169,7 @@ func TestOrderRules(t *testing.T) {
 	}
 	for backend, opts := range crashBackends {
 		for _, rule := range orderRules {
-			if rule.separate && backend != "separate" || rule.shared && backend == "separate" {
+			if rule.separate && backend != "separate" {
 				continue
 			}
 			t.Run(backend+"/"+rule.name, func(t *testing.T) {
@@ -188,12 +177,6 @@ func TestOrderRules(t *testing.T) {
 					need.Overlay(t)
 				}
 				job := rule.job
-				if rule.beside {
-					job.Beside = fault.OpSnapshotPrepare
-					if backend == "overlay" { // is part of the transaction
-						job.Beside = fault.OpTransaction
-					}
-				}
 				job.Dir, job.Name, job.Args = t.TempDir(), rule.operation, []string{backend}
 				said := crash.Run(t, job)
 				require.Len(t, said, 1, "the child died before the end")

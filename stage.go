@@ -40,10 +40,9 @@ type birth struct {
 }
 
 // stage is the only place where a record with a snapshot of its own is born. The order is fixed: lease, then
-// snapshot, then row, then visible (design section 5). Where the backend has transactions the row is written at the same
-// time as the others, so that the record waits for the disk once: a lease is there with all it lists or not at all, and of a row that is
-// there alone the next start makes the lease anew, or removes it if it was to have a snapshot to write to (spec INIT-10, INIT-2;
-// docs/adr/0041). A failed step may
+// snapshot, then row, then visible (design section 5). Of a record of which there is only a recipe yet, lease and
+// row are written at the same time, so that it waits for the disk once: a start that finds a row without its lease makes
+// the lease anew (spec INIT-10). That takes a lease which is there with all it lists or not at all. A failed step may
 // have been done all the same, with only its answer lost, so what takes a step back is noted before it. The links on the
 // parents stay the caller's until stage succeeds. Records that are born together share each step.
 func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err error) {
@@ -65,17 +64,21 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 	// The lease is what keeps the snapshot: without it the backend collects both.
 	back.add(m.undoLease(l.ids...))
 	removeRows := func(context.Context) error { return m.removeRows(l.ids...) }
-	if m.opt.Transactions != nil {
+	if b.recipeOnly() && m.opt.Transactions != nil {
 		back.add(removeRows)
-		var beside errgroup.Group
-		beside.Go(func() error { return m.stageRows(&l) })
+		var g errgroup.Group // both are waited for: what is taken back is not under way any more
+		g.Go(func() error { return m.stageRows(&l) })
+		g.Go(func() error { return m.stageSnapshot(ctx, &l) })
+		err = g.Wait()
+	} else {
 		err = m.stageSnapshot(ctx, &l)
-		if rowErr := beside.Wait(); err == nil { // waited for in any case: what is taken back is not under way any more
-			err = rowErr
+		if err == nil && b.leased != nil {
+			err = b.leased(ctx)
 		}
-	} else if err = m.stageSnapshot(ctx, &l); err == nil {
-		back.add(removeRows)
-		err = m.stageRows(&l)
+		if err == nil {
+			back.add(removeRows)
+			err = m.stageRows(&l)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -88,6 +91,9 @@ func (m *manager) stage(ctx context.Context, b birth) (_ *graph.Record, err erro
 	m.noteMark(rec, b.id, l.boot)
 	return rec, nil
 }
+
+// recipeOnly tells whether there is nothing yet that only the record's lease keeps.
+func (b *birth) recipeOnly() bool { return !b.writable && b.leased == nil }
 
 // litter is what is born together. The last is the one that was asked for, and may be told from the others by
 // what it has besides.
@@ -138,7 +144,7 @@ func (m *manager) stageRows(l *litter) error {
 	return errors.Wrap(err, "storing the record")
 }
 
-// stageSnapshot makes the leases and then, if one is asked for, the active snapshot of the last, or what else is to follow.
+// stageSnapshot makes the leases and, if one is asked for, the active snapshot of the last.
 func (m *manager) stageSnapshot(ctx context.Context, l *litter) error {
 	b := l.last()
 	prepare := func(ctx context.Context) error {
@@ -159,13 +165,10 @@ func (m *manager) stageSnapshot(ctx context.Context, l *litter) error {
 		}
 		return nil
 	})
-	if err == nil && !m.snapshotsJoin() {
-		err = prepare(ctx)
+	if err != nil || m.snapshotsJoin() {
+		return err
 	}
-	if err == nil && b.leased != nil {
-		err = b.leased(ctx)
-	}
-	return err
+	return prepare(ctx)
 }
 
 func (m *manager) leaseOfNew(b *birth) lease {

@@ -27,8 +27,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,8 +59,6 @@ type Job struct {
 	Op   string
 	When fault.When
 	Nth  int
-	// Beside, if set, is what another goroutine does at the same time: that point is reached once a call of it has ended.
-	Beside string
 }
 
 // Asked returns the job of this process, and whether it has one: it was started by Run.
@@ -86,36 +82,13 @@ func (j Job) Arm(f *fault.Faults) {
 	if j.Op == "" {
 		return
 	}
-	ended := j.beside(f)
 	seen, kill := 0, fault.Kill()
 	f.Inject(fault.Match{Op: j.Op, When: j.When}, func(ctx context.Context, p fault.Point) error {
 		if seen++; seen < max(j.Nth, 1) {
 			return nil
 		}
-		<-ended
 		return kill(ctx, p)
 	})
-}
-
-// beside returns a channel that is closed once a call of j.Beside has ended. One may pass the same points above and
-// below containerd's metadata; it is the outer one that counts.
-func (j Job) beside(f *fault.Faults) <-chan struct{} {
-	ended := make(chan struct{})
-	if j.Beside == "" {
-		close(ended)
-		return ended
-	}
-	var once sync.Once
-	var depth atomic.Int32
-	f.Inject(fault.Match{Op: j.Beside}, func(_ context.Context, p fault.Point) error {
-		if p.When == fault.Before {
-			depth.Add(1)
-		} else if depth.Add(-1) == 0 {
-			once.Do(func() { close(ended) })
-		}
-		return nil
-	})
-	return ended
 }
 
 // Say hands a value, as JSON, to the parent.
