@@ -148,7 +148,8 @@ func testTable(t *testing.T, m *made) {
 	require.Regexp(t, `(?m)^database +[0-9.]+ kB +`+regexp.QuoteMeta(filepath.Join(m.dir, "metadata_v2.db"))+`$`, out)
 	require.Regexp(t, `(?m)^ingest +1\.0 kB +broken off$`, out)
 	require.Regexp(t, `(?m)^orphan blob +6 B +`+digest.FromString("orphan").String()+`$`, out)
-	require.Regexp(t, `(?m)^6 records: [0-9.]+ kB, reclaimable [0-9.]+ kB\nbeside them: [0-9.]+ kB\ntotal: [0-9.]+ kB\n\z`, out)
+	require.Regexp(t, `(?m)^6 records: [0-9.]+ kB, reclaimable [0-9.]+ kB\nbeside them: [0-9.]+ MB\ntotal: [0-9.]+ MB\n\z`, out)
+	require.Regexp(t, `(?m)^reserve +8.4 MB +`+regexp.QuoteMeta(filepath.Join(m.dir, "layercache.reserve"))+`$`, out)
 
 	out = mustRun(t, "du", "--filter", "type==internal", "-filter", "description==merged", m.dir)
 	require.Contains(t, out, m.internal)
