@@ -167,7 +167,7 @@ func (a *accountant) byBlob() {
 
 // prune deletes one record that nobody holds.
 func (a *accountant) prune() {
-	before := onDisk(a.t, a.env)
+	before, variantsBefore := onDisk(a.t, a.env), a.variantsLeft()
 	infos, err := a.env.Manager.DiskUsage(ctx, usage.DiskUsageInfo{Policies: []usage.PruneInfo{{All: true}}})
 	require.NoError(a.t, err)
 	var ids []string
@@ -185,7 +185,9 @@ func (a *accountant) prune() {
 	for _, u := range gone {
 		freed += u.Size
 	}
-	require.LessOrEqual(a.t, freed, before-onDisk(a.t, a.env)+a.variantsLeft(), "%v", gone)
+	after, variants := onDisk(a.t, a.env), a.variantsLeft()
+	require.LessOrEqual(a.t, freed, before-after+variants, "prune of %v after step %d: on disk %d -> %d, other forms %d -> %d\nbefore: %v\nafter: %v\nbeside: %v",
+		gone, a.n, before, after, variantsBefore, variants, infos, usageByID(a.t, a.env), overhead(a.t, a.env))
 	requireSum(a.t, a.env, onDisk(a.t, a.env), fmt.Sprintf("after a prune of %v", gone))
 }
 

@@ -76,8 +76,11 @@ func TestRun(t *testing.T) {
 func TestWrongResults(t *testing.T) {
 	dir := t.TempDir()
 	for _, f := range []flags{
-		{records: "x", dir: dir}, {records: "30", dir: dir}, {records: "0", dir: dir},
-		{records: "20", dir: filepath.Join(dir, "none")}, {records: "20", dir: dir, report: filepath.Join(dir, "none", "scale.md")},
+		{records: "x", dir: dir},
+		{records: "30", dir: dir},
+		{records: "0", dir: dir},
+		{records: "20", dir: filepath.Join(dir, "none")},
+		{records: "20", dir: dir, report: filepath.Join(dir, "none", "scale.md")},
 	} {
 		require.Error(t, run(t.Context(), f, nil))
 	}
