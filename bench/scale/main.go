@@ -134,47 +134,55 @@ func chooseSnapshotter(ctx context.Context, dir string) (name string, err error)
 	return c.Parts.SnapshotterName, c.Close()
 }
 
-// measureSize makes a cache for each kind of prune, one after the other since they may be large, and has a process of its own
-// work on it.
+// measureSize makes a cache and has a process of its own work on it for each kind of prune. There are two of them on the disk at most.
 func measureSize(ctx context.Context, f flags, snapshotter string, records int) (s sizeFigures, err error) {
 	s.Records = records
-	for _, how := range prunes {
-		r, made, err := measureRun(ctx, f, snapshotter, records, how)
-		if err != nil {
-			return s, errors.Wrapf(err, "prune by %s", how)
-		}
-		if s.Make == 0 {
-			s.Make, s.Files = made, r.Files
-			s.Parts, s.Open, s.Slice, s.Walk = r.Parts, r.Open, r.Slice, r.Walk
-			s.Latency = r.Latency
-		} else {
-			for _, p := range r.Latency {
-				if p.During == how {
-					s.Latency = append(s.Latency, p)
-				}
+	tmp, err := os.MkdirTemp(f.dir, "scale-")
+	if err != nil {
+		return s, errors.WithStack(err)
+	}
+	defer func() { err = stderrors.Join(err, os.RemoveAll(tmp)) }()
+	logf("%d records: making the cache", records)
+	made, start := filepath.Join(tmp, "cache"), time.Now()
+	spec := fixture.Spec{Snapshotter: snapshotter, Records: records, Chain: chain, SizesKnown: true, UsesDiffer: true, HalfInternal: true}
+	if err := fixture.Make(ctx, made, spec); err != nil {
+		return s, errors.Wrap(err, "making the cache")
+	}
+	s.Make = since(start)
+	logf("%d records: made in %s", records, duration(s.Make))
+	for i, how := range prunes {
+		dir := made
+		if i < len(prunes)-1 {
+			dir = filepath.Join(tmp, how)
+			if err := fixture.Copy(dir, made); err != nil {
+				return s, err
 			}
 		}
-		s.Prunes = append(s.Prunes, r.Prune)
+		logf("%d records: working on them, prune by %s", records, how)
+		var r runFigures
+		if err := askChild(ctx, request{Dir: dir, Snapshotter: snapshotter, Records: records, By: how, Profiles: f.profiles}, &r); err != nil {
+			return s, errors.Wrapf(err, "prune by %s", how)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return s, errors.WithStack(err)
+		}
+		s.add(r, how)
 	}
 	return s, nil
 }
 
-func measureRun(ctx context.Context, f flags, snapshotter string, records int, how string) (r runFigures, made float64, err error) {
-	tmp, err := os.MkdirTemp(f.dir, "scale-")
-	if err != nil {
-		return r, 0, errors.WithStack(err)
+// add adds the figures of a run. What every run does is taken from the first.
+func (s *sizeFigures) add(r runFigures, how string) {
+	if len(s.Prunes) == 0 {
+		s.Files, s.Parts, s.Open, s.Slice, s.Walk, s.Latency = r.Files, r.Parts, r.Open, r.Slice, r.Walk, r.Latency
+	} else {
+		for _, p := range r.Latency {
+			if p.During == how {
+				s.Latency = append(s.Latency, p)
+			}
+		}
 	}
-	defer func() { err = stderrors.Join(err, os.RemoveAll(tmp)) }()
-	logf("%d records, prune by %s: making the cache", records, how)
-	dir, start := filepath.Join(tmp, "cache"), time.Now()
-	spec := fixture.Spec{Snapshotter: snapshotter, Records: records, Chain: chain, SizesKnown: true, UsesDiffer: true, HalfInternal: true}
-	if err := fixture.Make(ctx, dir, spec); err != nil {
-		return r, 0, errors.Wrap(err, "making the cache")
-	}
-	made = since(start)
-	logf("%d records, prune by %s: made in %s, working on it", records, how, duration(made))
-	err = askChild(ctx, request{Dir: dir, Snapshotter: snapshotter, Records: records, By: how, Profiles: f.profiles}, &r)
-	return r, made, err
+	s.Prunes = append(s.Prunes, r.Prune)
 }
 
 func logf(format string, args ...any) {
