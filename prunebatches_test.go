@@ -212,14 +212,18 @@ func someOf(t *testing.T, points int) (list []int) {
 // of three batches. No parent is in use afterwards, the next prune deletes what is left, and both together
 // report each record once.
 func TestPruneOfBatchesFailsAtEveryPoint(t *testing.T) {
+	const records, batch = 20, 8 // there are as many points as calls for each record
 	for backend, opts := range faultBackends {
 		for name, policy := range emptying {
 			t.Run(backend+"/"+name, func(t *testing.T) {
 				env := testutil.New(t, opts...)
-				stand(t, env, threeBatches)
-				require.Len(t, prune(t, env, policy), threeBatches)
+				stand(t, env, records)
+				cache.SetPruneBatch(env.Manager, batch)
+				env.Faults.Reset()
+				require.Len(t, prune(t, env, policy), records)
 				for _, n := range someOf(t, env.Faults.Len()) {
-					ids := stand(t, env, threeBatches)
+					ids := stand(t, env, records)
+					cache.SetPruneBatch(env.Manager, batch)
 					env.Faults.FailAt(n, errdefs.ErrUnavailable)
 					gone, err := pruneResult(env, policy)
 					p := env.Faults.Trace()[n-1]
