@@ -111,9 +111,6 @@ func run(ctx context.Context, f flags, args []string) error {
 		return err
 	}
 	e.logf("done in %s", time.Since(e.start).Round(time.Second))
-	if err := output(f, e, res); err != nil {
-		return err
-	}
 	return overLimit(res.lines)
 }
 
@@ -139,8 +136,12 @@ type result struct {
 	growth *growth // nil if it was not asked for
 }
 
+// runAll runs the rows and then makes the plots. The rows are written before the plots begin, which take as long again.
 func runAll(ctx context.Context, e *env, f flags, rows []row) (res result, err error) {
 	if res.lines, err = runRows(ctx, e, rows); err != nil {
+		return res, err
+	}
+	if err := writeRows(f, e, res); err != nil {
 		return res, err
 	}
 	if !f.makesPlots() {
@@ -156,7 +157,7 @@ func runAll(ctx context.Context, e *env, f flags, rows []row) (res result, err e
 		return res, errors.Wrap(err, "plots")
 	}
 	res.growth = newGrowth(e, plots)
-	return res, nil
+	return res, writeGrowth(f, e, res)
 }
 
 func runRows(ctx context.Context, e *env, rows []row) ([]line, error) {
@@ -176,8 +177,9 @@ func runRows(ctx context.Context, e *env, rows []row) ([]line, error) {
 	return lines, nil
 }
 
-func output(f flags, e *env, res result) error {
-	if err := writeText(os.Stdout, res); err != nil {
+// writeRows writes the lines to standard output and where the flags say.
+func writeRows(f flags, e *env, res result) error {
+	if err := writeText(os.Stdout, mainTable(res.lines), countTable(res.lines)); err != nil {
 		return err
 	}
 	if f.json != "" {
@@ -185,17 +187,27 @@ func output(f flags, e *env, res result) error {
 			return err
 		}
 	}
-	if res.growth != nil {
-		dir := plotsDir
-		if f.quick {
-			dir = "" // only whether they can be drawn
-		} else {
-			e.logf("writing %s", dir)
-		}
-		if err := res.growth.write(dir); err != nil {
-			return err
-		}
+	return writeDocument(f, e, res)
+}
+
+// writeGrowth writes the plots, and the report once more, which refers to them now.
+func writeGrowth(f flags, e *env, res result) error {
+	if err := writeText(os.Stdout, res.growth.table()); err != nil {
+		return err
 	}
+	dir := plotsDir
+	if f.quick {
+		dir = "" // only whether they can be drawn
+	} else {
+		e.logf("writing %s", dir)
+	}
+	if err := res.growth.write(dir); err != nil {
+		return err
+	}
+	return writeDocument(f, e, res)
+}
+
+func writeDocument(f flags, e *env, res result) error {
 	if !f.full() {
 		return nil
 	}

@@ -118,21 +118,15 @@ func (t table) markdown(b *strings.Builder) {
 	}
 }
 
-// writeText prints the tables that have something in them.
-func writeText(w io.Writer, res result) error {
-	tables := []table{mainTable(res.lines), countTable(res.lines)}
-	if res.growth != nil {
-		tables = append(tables, res.growth.table())
-	}
+// writeText prints the tables that have something in them, with an empty line after each.
+func writeText(w io.Writer, tables ...table) error {
 	var b strings.Builder
 	for _, t := range tables {
 		if len(t.cells) == 0 {
 			continue
 		}
-		if b.Len() > 0 {
-			b.WriteString("\n")
-		}
 		t.text(&b)
+		b.WriteString("\n")
 	}
 	_, err := io.WriteString(w, b.String())
 	return errors.WithStack(err)

@@ -52,7 +52,7 @@ func TestOnlyCountsFailARun(t *testing.T) {
 
 func TestText(t *testing.T) {
 	var b strings.Builder
-	require.NoError(t, writeText(&b, result{lines: judged()}))
+	require.NoError(t, writeText(&b, mainTable(judged()), table{}, countTable(judged())))
 	require.Equal(t, strings.TrimLeft(`
 row  work         peer     ours  ratio  target   met
   1  fast      1.00 ms  1.00 us  1000x  >= 100x  yes
@@ -63,6 +63,7 @@ row  count     peer  ours  limit  met
   3  calls       36    14     14  yes
   3  no limit     -  1.50      -  -
  13  syncs        2     1      0  NO
+
 `, "\n"), b.String())
 }
 
