@@ -54,7 +54,7 @@ step_lint() {
   "$bin/golangci-lint" config verify --config "$config" || die '.golangci.yml is not valid'
   for dir in $(modules); do
     [ "$dir" != ./tools ] || continue
-    (cd "$dir" && "$bin/golangci-lint" run --config "$config" ./...)
+    (cd "$dir" && "$bin/golangci-lint" run --allow-parallel-runners --config "$config" ./...)
   done
 }
 
