@@ -1,18 +1,17 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	stderrors "errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/pkg/errors"
 
+	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/bench/syncs"
 	"github.com/layercache/cache/testutil/fault"
 )
@@ -78,28 +77,7 @@ func (e *env) countSide(ctx context.Context, r countRequest) (c counts, err erro
 		return counts{}, errors.WithStack(err)
 	}
 	defer func() { err = stderrors.Join(err, os.RemoveAll(r.Dir)) }()
-	return c, askChild(ctx, r, &c)
-}
-
-// askChild runs this program with the request and reads its answer.
-func askChild(ctx context.Context, r countRequest, answer any) error {
-	request, err := json.Marshal(r)
-	if err != nil {
-		return errors.WithStack(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return errors.WithStack(err)
-	}
-	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, self)
-	cmd.Env = append(os.Environ(), childEnv+"="+string(request))
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return errors.Wrapf(err, "%s", bytes.TrimSpace(stderr.Bytes()))
-	}
-	return errors.Wrap(json.Unmarshal(out, answer), "reading the counts")
+	return c, measure.Ask(ctx, childEnv, r, &c)
 }
 
 // runChild is the counting process.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pkg/errors"
 
+	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/bench/plot"
 )
 
@@ -115,7 +116,7 @@ func (g growth) table() table {
 				cells[3] = quantity(ov, c.Unit)
 			}
 			if hasPeer && hasOurs {
-				cells[4] = significant(ratio(pv, ov)) + "x"
+				cells[4] = measure.Significant(ratio(pv, ov)) + "x"
 			}
 			t.cells = append(t.cells, cells)
 		}
@@ -150,11 +151,11 @@ steep. A side is not measured beyond its first point above %s. growth.json besid
 func tickCount(v float64) string {
 	switch {
 	case v >= 1e6:
-		return trimmed(significant(v/1e6)) + " M"
+		return trimmed(measure.Significant(v/1e6)) + " M"
 	case v >= 1e3:
-		return trimmed(significant(v/1e3)) + " k"
+		return trimmed(measure.Significant(v/1e3)) + " k"
 	}
-	return trimmed(significant(v))
+	return trimmed(measure.Significant(v))
 }
 
 // tickTime words a time in nanoseconds for an axis.

@@ -14,6 +14,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/bench/image"
+	"github.com/layercache/cache/bench/measure"
 )
 
 // blobKinds are the compressions of row 16 and what is asked of them.
@@ -81,7 +82,7 @@ func (e *env) withBlobs(ctx context.Context, snapshotter string) (lines []line, 
 		x.kind = kind.name
 		l := line{
 			Work: fmt.Sprintf("Blob of a layer of %d files of 4 KiB, %s, per file, %s", x.files, kind.name, snapshotter),
-			Unit: unitTime, MinRatio: kind.ratio, Target: fmt.Sprintf(">= %sx", significant(kind.ratio)),
+			Unit: unitTime, MinRatio: kind.ratio, Target: fmt.Sprintf(">= %sx", measure.Significant(kind.ratio)),
 		}
 		if l.Peer, l.Ours, err = e.alternate(ctx, unitTime, x.pack(sidePeer), x.pack(sideOurs)); err != nil {
 			return nil, err

@@ -15,6 +15,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/bench/image"
+	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/testutil/loopfs"
 )
 
@@ -41,7 +42,7 @@ func mergeRow() row {
 					return nil, err
 				}
 				l.MaxOurs = withinOfCopy * cp.Ours
-				l.Target = fmt.Sprintf("%s; within %sx of cp -al", words, significant(withinOfCopy))
+				l.Target = fmt.Sprintf("%s; within %sx of cp -al", words, measure.Significant(withinOfCopy))
 				return []line{l, cp}, nil
 			})
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pkg/errors"
 
+	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/bench/pruning"
 	"github.com/layercache/cache/bench/syncs"
 	"github.com/layercache/cache/testutil/fault"
@@ -189,7 +190,7 @@ func (e *env) pruneFigures(ctx context.Context, name string, w pruneWork) (f pru
 		if name == sidePeer {
 			dir = peerDir
 		}
-		return askChild(ctx, countRequest{Work: workPrune, Side: name, Dir: dir, Snapshotter: e.snapshotter, Ops: w.records}, &f)
+		return measure.Ask(ctx, childEnv, countRequest{Work: workPrune, Side: name, Dir: dir, Snapshotter: e.snapshotter, Ops: w.records}, &f)
 	})
 	if err == nil {
 		e.logf("  counts of %s, per record: %+v", name, f)

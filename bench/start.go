@@ -112,7 +112,7 @@ func (e *env) startFigures(ctx context.Context, peerDir, oursDir string) (peer, 
 		into      *startFigures
 	}{{sidePeer, peerDir, &peer}, {sideOurs, oursDir, &ours}} {
 		r := countRequest{Work: workStart, Side: s.name, Dir: s.dir, Snapshotter: e.snapshotter}
-		if err := askChild(ctx, r, s.into); err != nil {
+		if err := measure.Ask(ctx, childEnv, r, s.into); err != nil {
 			return peer, ours, errors.Wrapf(err, "counting a start of %s", s.name)
 		}
 		e.logf("  counts of %s: %+v", s.name, *s.into)

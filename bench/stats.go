@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/layercache/cache/bench/measure"
 )
 
 // median is the middle of values, or the mean of the two middle ones; NaN for none.
@@ -38,28 +40,11 @@ func quantity(v float64, unit string) string {
 	if unit != unitTime {
 		return plain(&v) + " " + unit
 	}
-	switch {
-	case v < 1e3:
-		return significant(v) + " ns"
-	case v < 1e6:
-		return significant(v/1e3) + " us"
-	case v < 1e9:
-		return significant(v/1e6) + " ms"
-	}
-	return significant(v/1e9) + " s"
+	return measure.Duration(v)
 }
 
 // unitTime is the unit of times per operation.
 const unitTime = "ns/op"
-
-// significant prints three digits, more only before the decimal point.
-func significant(v float64) string {
-	decimals := 0
-	for limit := 100.0; decimals < 2 && math.Abs(v) < limit; limit /= 10 {
-		decimals++
-	}
-	return strconv.FormatFloat(v, 'f', decimals, 64)
-}
 
 // plain prints a count as it is, with two decimals if it has any, and - for none.
 func plain(v *float64) string {

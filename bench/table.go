@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/bench/measure"
 )
 
 // table is a heading and rows of cells.
@@ -39,7 +41,7 @@ func mainTable(lines []line) table {
 		if l.MinRatio == 0 && l.MaxOurs == 0 && len(l.Counts) == 0 {
 			met = "-" // there is nothing to meet
 		}
-		peer, ratio := quantity(l.Peer, l.Unit), significant(l.Ratio)+"x"
+		peer, ratio := quantity(l.Peer, l.Unit), measure.Significant(l.Ratio)+"x"
 		if l.Peer == 0 {
 			peer, ratio = "-", "-"
 		}

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime/pprof"
 
@@ -28,27 +26,6 @@ type request struct {
 	By string
 	// Profiles is a directory, "" for no profiles.
 	Profiles string
-}
-
-// askChild runs this program with the request and reads its answer.
-func askChild(ctx context.Context, r request, answer any) error {
-	dt, err := json.Marshal(r)
-	if err != nil {
-		return errors.WithStack(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return errors.WithStack(err)
-	}
-	var stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, self)
-	cmd.Env = append(os.Environ(), childEnv+"="+string(dt))
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return errors.Wrapf(err, "%s", bytes.TrimSpace(stderr.Bytes()))
-	}
-	return errors.Wrap(json.Unmarshal(out, answer), "reading the figures")
 }
 
 // runChild is such a process.

@@ -149,7 +149,7 @@ func measureSize(ctx context.Context, f flags, snapshotter string, records int) 
 		return s, errors.Wrap(err, "making the cache")
 	}
 	s.Make = since(start)
-	logf("%d records: made in %s", records, duration(s.Make))
+	logf("%d records: made in %s", records, measure.Duration(s.Make))
 	for i, how := range prunes {
 		dir := made
 		if i < len(prunes)-1 {
@@ -160,7 +160,7 @@ func measureSize(ctx context.Context, f flags, snapshotter string, records int) 
 		}
 		logf("%d records: working on them, prune by %s", records, how)
 		var r runFigures
-		if err := askChild(ctx, request{Dir: dir, Snapshotter: snapshotter, Records: records, By: how, Profiles: f.profiles}, &r); err != nil {
+		if err := measure.Ask(ctx, childEnv, request{Dir: dir, Snapshotter: snapshotter, Records: records, By: how, Profiles: f.profiles}, &r); err != nil {
 			return s, errors.Wrapf(err, "prune by %s", how)
 		}
 		if err := os.RemoveAll(dir); err != nil {

@@ -40,52 +40,30 @@ type figure struct {
 	per, growth bool
 }
 
-// duration words nanoseconds.
-func duration(ns float64) string {
-	switch {
-	case ns < 1e3:
-		return significant(ns) + " ns"
-	case ns < 1e6:
-		return significant(ns/1e3) + " us"
-	case ns < 1e9:
-		return significant(ns/1e6) + " ms"
-	}
-	return significant(ns/1e9) + " s"
-}
-
 // bytesText words a size.
 func bytesText(n float64) string {
 	units := []string{"B", "KiB", "MiB", "GiB"}
 	for n >= 1024 && len(units) > 1 {
 		n, units = n/1024, units[1:]
 	}
-	return significant(n) + " " + units[0]
-}
-
-// significant prints three digits, more only before the decimal point.
-func significant(v float64) string {
-	decimals := 0
-	for limit := 100.0; decimals < 2 && math.Abs(v) < limit; limit /= 10 {
-		decimals++
-	}
-	return fmt.Sprintf("%.*f", decimals, v)
+	return measure.Significant(n) + " " + units[0]
 }
 
 func figures() []figure {
-	all := []figure{{"making the cache", duration, func(s *sizeFigures) float64 { return s.Make }, true, true}}
+	all := []figure{{"making the cache", measure.Duration, func(s *sizeFigures) float64 { return s.Make }, true, true}}
 	for i, name := range fixture.Databases() {
 		all = append(all, figure{name, bytesText, func(s *sizeFigures) float64 { return float64(s.Files[i]) }, true, true})
 	}
 	all = append(all,
-		figure{"opening the databases", duration, func(s *sizeFigures) float64 { return s.Parts }, true, true},
-		figure{"NewManager", duration, func(s *sizeFigures) float64 { return s.Open.Took }, true, true},
+		figure{"opening the databases", measure.Duration, func(s *sizeFigures) float64 { return s.Parts }, true, true},
+		figure{"NewManager", measure.Duration, func(s *sizeFigures) float64 { return s.Open.Took }, true, true},
 		figure{"heap it keeps", bytesText, func(s *sizeFigures) float64 { return s.Open.Kept }, true, true},
 		figure{"heap before garbage collection", bytesText, func(s *sizeFigures) float64 { return s.Open.Grown }, true, true},
-		figure{"allocations", significant, func(s *sizeFigures) float64 { return s.Open.Allocs }, true, true},
+		figure{"allocations", measure.Significant, func(s *sizeFigures) float64 { return s.Open.Allocs }, true, true},
 		figure{"bytes allocated", bytesText, func(s *sizeFigures) float64 { return s.Open.AllocBytes }, true, true},
-		figure{"DiskUsage", duration, func(s *sizeFigures) float64 { return s.Slice.Took }, true, true},
+		figure{"DiskUsage", measure.Duration, func(s *sizeFigures) float64 { return s.Slice.Took }, true, true},
 		figure{"heap at its peak, DiskUsage", bytesText, func(s *sizeFigures) float64 { return s.Slice.Peak }, true, true},
-		figure{"WalkUsage", duration, func(s *sizeFigures) float64 { return s.Walk.Took }, true, true},
+		figure{"WalkUsage", measure.Duration, func(s *sizeFigures) float64 { return s.Walk.Took }, true, true},
 		figure{"heap at its peak, WalkUsage", bytesText, func(s *sizeFigures) float64 { return s.Walk.Peak }, true, true},
 	)
 	for i, how := range prunes {
@@ -93,12 +71,12 @@ func figures() []figure {
 			return func(s *sizeFigures) float64 { return of(&s.Prunes[i]) }
 		}
 		all = append(all,
-			figure{"Prune to half by " + how, duration, prune(func(p *pruneFigures) float64 { return p.Took }), true, true},
-			figure{"records per second", significant, prune(func(p *pruneFigures) float64 { return float64(p.Gone) / p.Took * 1e9 }), false, false},
-			figure{"fdatasync", significant, prune(func(p *pruneFigures) float64 { return float64(p.Fdatasync) }), true, true},
-			figure{"fsync", significant, prune(func(p *pruneFigures) float64 { return float64(p.Fsync) }), false, false},
+			figure{"Prune to half by " + how, measure.Duration, prune(func(p *pruneFigures) float64 { return p.Took }), true, true},
+			figure{"records per second", measure.Significant, prune(func(p *pruneFigures) float64 { return float64(p.Gone) / p.Took * 1e9 }), false, false},
+			figure{"fdatasync", measure.Significant, prune(func(p *pruneFigures) float64 { return float64(p.Fdatasync) }), true, true},
+			figure{"fsync", measure.Significant, prune(func(p *pruneFigures) float64 { return float64(p.Fsync) }), false, false},
 			figure{"heap at its peak, prune by " + how, bytesText, prune(func(p *pruneFigures) float64 { return p.Peak }), true, true},
-			figure{"NewManager on what is left", duration, prune(func(p *pruneFigures) float64 { return p.Reopen }), false, true},
+			figure{"NewManager on what is left", measure.Duration, prune(func(p *pruneFigures) float64 { return p.Reopen }), false, true},
 		)
 	}
 	return all
@@ -150,8 +128,8 @@ func (r report) latencies() [][]string {
 				during = "Prune by " + during
 			}
 			cells = append(cells, []string{
-				fmt.Sprint(r.Sizes[i].Records), during, fmt.Sprint(l.Calls), duration(l.P50), duration(l.P99), duration(l.Max),
-				duration(l.NothingP50), duration(l.NothingP99), duration(l.NothingMax),
+				fmt.Sprint(r.Sizes[i].Records), during, fmt.Sprint(l.Calls), measure.Duration(l.P50), measure.Duration(l.P99), measure.Duration(l.Max),
+				measure.Duration(l.NothingP50), measure.Duration(l.NothingP99), measure.Duration(l.NothingMax),
 			})
 		}
 	}

@@ -89,11 +89,11 @@ func TestWrongResults(t *testing.T) {
 	at := filepath.Join(dir, "cache")
 	spec := fixture.Spec{Snapshotter: "native", Records: 40, Chain: chain, SizesKnown: true, UsesDiffer: true}
 	require.NoError(t, fixture.Make(t.Context(), at, spec))
-	require.ErrorContains(t, askChild(t.Context(), request{Dir: at, Snapshotter: "native", Records: 40, By: "hand"}, nil), `"hand" is unknown`)
+	require.ErrorContains(t, measure.Ask(t.Context(), childEnv, request{Dir: at, Snapshotter: "native", Records: 40, By: "hand"}, nil), `"hand" is unknown`)
 	var r runFigures
-	err := askChild(t.Context(), request{Dir: at, Snapshotter: "native", Records: 20, By: byBudget}, &r)
+	err := measure.Ask(t.Context(), childEnv, request{Dir: at, Snapshotter: "native", Records: 20, By: byBudget}, &r)
 	require.ErrorContains(t, err, "41 records instead of 21")
-	err = askChild(t.Context(), request{Dir: at, Snapshotter: "native", Records: 41, By: byFilter}, &r)
+	err = measure.Ask(t.Context(), childEnv, request{Dir: at, Snapshotter: "native", Records: 41, By: byFilter}, &r)
 	require.ErrorContains(t, err, "was pruned instead of", "none is internal")
 }
 
@@ -130,7 +130,7 @@ func TestGrowth(t *testing.T) {
 	require.Equal(t, "-", r.growth(f))
 	require.Equal(t, "-", (&report{Sizes: r.Sizes[:1]}).growth(f))
 	for text, v := range map[string]float64{"12.0 us": 12e3, "1.50 s": 1.5e9, "7.00 ns": 7, "30.0 ms": 3e7} {
-		require.Equal(t, text, duration(v))
+		require.Equal(t, text, measure.Duration(v))
 	}
 	require.Equal(t, "1.50 KiB", bytesText(1536))
 	require.Equal(t, "2048 GiB", bytesText(2<<40))
