@@ -84,9 +84,7 @@ func TestSumOfRandomOperations(t *testing.T) {
 				}
 				releaseAll(t, a.held)
 				a.held = nil
-				if !a.adopted() {
-					requireSum(t, a.env, onDisk(t, a.env), "at the end")
-				}
+				a.requireSum("at the end")
 				for len(usageByID(t, a.env)) > 0 {
 					a.prune()
 				}
@@ -145,9 +143,7 @@ func (a *accountant) step() {
 		what = "extract"
 		require.NoError(a.t, a.held[a.rnd.IntN(len(a.held))].Extract(ctx, nil))
 	}
-	if !a.adopted() {
-		requireSum(a.t, a.env, onDisk(a.t, a.env), fmt.Sprintf("step %d, %s", a.n, what))
-	}
+	a.requireSum(fmt.Sprintf("step %d, %s", a.n, what))
 	if a.rnd.IntN(4) == 0 && len(a.held) > 3 {
 		i := a.rnd.IntN(len(a.held))
 		require.NoError(a.t, a.held[i].Release(ctx))
@@ -192,12 +188,23 @@ func (a *accountant) prune() {
 		freed += u.Size
 	}
 	after, variants := onDisk(a.t, a.env), a.variantsLeft()
-	if a.adopted() {
+	if !a.adopted() {
+		require.LessOrEqual(a.t, freed, before-after+variants, "prune of %v after step %d: on disk %d -> %d, other forms %d -> %d\nbefore: %v\nafter: %v\nbeside: %v",
+			gone, a.n, before, after, variantsBefore, variants, details(slices.Values(infos)), details(maps.Values(usageByID(a.t, a.env))), overhead(a.t, a.env))
+	}
+	a.requireSum(fmt.Sprintf("after a prune of %v", gone))
+}
+
+// requireSum requires that the sizes of all records sum up to what is on the disk; to no more than that while a tree is adopted.
+func (a *accountant) requireSum(what string) {
+	a.t.Helper()
+	want := onDisk(a.t, a.env)
+	if !a.adopted() {
+		requireSum(a.t, a.env, want, what)
 		return
 	}
-	require.LessOrEqual(a.t, freed, before-after+variants, "prune of %v after step %d: on disk %d -> %d, other forms %d -> %d\nbefore: %v\nafter: %v\nbeside: %v",
-		gone, a.n, before, after, variantsBefore, variants, details(slices.Values(infos)), details(maps.Values(usageByID(a.t, a.env))), overhead(a.t, a.env))
-	requireSum(a.t, a.env, onDisk(a.t, a.env), fmt.Sprintf("after a prune of %v", gone))
+	infos := usageByID(a.t, a.env)
+	require.LessOrEqual(a.t, sumOf(infos), want, "%s: %v", what, details(maps.Values(infos)))
 }
 
 func details(infos iter.Seq[*usage.Info]) (out []usage.Info) {

@@ -56,12 +56,15 @@ func requireAccounted(t *testing.T, env *testutil.Env, what string) {
 // requireSum requires that the sizes of all records sum up to want.
 func requireSum(t *testing.T, env *testutil.Env, want int64, what string) {
 	t.Helper()
-	sum := int64(0)
 	infos := usageByID(t, env)
+	require.Equal(t, want, sumOf(infos), "%s: %v", what, infos)
+}
+
+func sumOf(infos map[string]*usage.Info) (sum int64) {
 	for _, u := range infos {
 		sum += u.Size
 	}
-	require.Equal(t, want, sum, "%s: %v", what, infos)
+	return sum
 }
 
 // pruneOnly deletes one record, and requires that as much was reported to come free as did.

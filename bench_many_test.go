@@ -39,7 +39,7 @@ func copied(b *testing.B, dir string) string {
 	b.Helper()
 	at := filepath.Join(b.TempDir(), "copy")
 	require.NoError(b, os.RemoveAll(at))
-	require.NoError(b, os.CopyFS(at, os.DirFS(dir)))
+	require.NoError(b, fixture.Copy(at, dir))
 	runtime.GC()
 	return at
 }

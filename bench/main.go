@@ -136,7 +136,7 @@ type result struct {
 	growth *growth // nil if it was not asked for
 }
 
-// runAll runs the rows and then makes the plots. The rows are written before the plots begin, which take as long again.
+// runAll runs the rows and then makes the plots. The rows are written before the plots begin: what ends a run among these does not lose them.
 func runAll(ctx context.Context, e *env, f flags, rows []row) (res result, err error) {
 	if res.lines, err = runRows(ctx, e, rows); err != nil {
 		return res, err

@@ -41,13 +41,13 @@ func (e *env) withFixture(ctx context.Context, s fixture.Spec, fn func(peer, our
 	if err := fixture.Make(ctx, ours, s); err != nil {
 		return errors.Wrap(err, "making a directory")
 	}
-	if err := copyDir(peer, ours); err != nil {
+	if err := fixture.Copy(peer, ours); err != nil {
 		return err
 	}
 	return fn(peer, ours)
 }
 
-// copied runs fn on a copy of a directory, and removes it afterwards.
+// copied runs fn on a copy of a directory, which the disk has by then, so that no side pays for that later, and removes it afterwards.
 func (e *env) copied(dir string, fn func(at string) error) (err error) {
 	tmp, err := os.MkdirTemp(e.dir, "copy-")
 	if err != nil {
@@ -55,27 +55,10 @@ func (e *env) copied(dir string, fn func(at string) error) (err error) {
 	}
 	defer func() { err = stderrors.Join(err, os.RemoveAll(tmp)) }()
 	at := filepath.Join(tmp, "cache")
-	if err := copyDir(at, dir); err != nil {
+	if err := fixture.Copy(at, dir); err != nil {
 		return err
 	}
 	return fn(at)
-}
-
-// copyDir copies a directory and waits until the disk has it, so that no side pays for that later.
-func copyDir(to, from string) error {
-	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
-		return errors.WithStack(err)
-	}
-	return filepath.WalkDir(to, func(path string, entry os.DirEntry, err error) error {
-		if err != nil || !entry.Type().IsRegular() {
-			return errors.WithStack(err)
-		}
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			return errors.WithStack(err)
-		}
-		return errors.WithStack(stderrors.Join(f.Sync(), f.Close()))
-	})
 }
 
 // onPrepared runs fn on the parts of one side, and then holds the manager that fn has made to the

@@ -3,7 +3,7 @@
 //
 //	go run ./scale [-records 10000,30000,100000,300000,1000000] [-json F] [-dir D] [-report F] [-date T] [-profiles D]
 //
-// Progress goes to stderr, the table to stdout. A million records take 16 GB below the directory of -dir. A run of the sizes
+// Progress goes to stderr, the table to stdout. A million records take 27 GB below the directory of -dir, two caches of them. A run of the sizes
 // above, in whatever order, writes ../docs/scale.md, any other run only where -report says so. The exit status is 1 if a
 // result was wrong; times never decide it. It runs on Linux; without root overlayfs is replaced by the native snapshotter.
 package main
