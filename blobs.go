@@ -37,6 +37,10 @@ var keptAnnotations = map[string]bool{
 	labelDeviceDigest:    true,
 	labelDeviceSize:      true,
 	"containerd.io/snapshot/overlaybd/blob-fs-type": true,
+
+	// By these a blob of nydus is told from another (BuildKit's, with the build tag of that name).
+	"containerd.io/snapshot/nydus-blob":      true,
+	"containerd.io/snapshot/nydus-bootstrap": true,
 }
 
 // Labels and annotations of blobs that are block devices of overlaybd's.

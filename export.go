@@ -4,12 +4,14 @@ import (
 	"context"
 	"slices"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pkg/errors"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/layercache/cache/compression"
 	"github.com/layercache/cache/compression/codec"
 	"github.com/layercache/cache/internal/graph"
 	"github.com/layercache/cache/remote"
@@ -46,6 +48,34 @@ func (r *immutableRef) GetRemotes(ctx context.Context, createIfNeeded bool, cfg 
 		return nil, errors.WithMessagef(err, "exporting record %q", r.id)
 	}
 	return remotes, nil
+}
+
+// LayerBlobs returns the blobs of a ref's layers in one compression, bottom first, and the content store that they are all in: lazy ones
+// are pulled, and those of another compression are converted. It is for formats that make one more blob out of all layers, as nydus
+// does. What is returned stays for as long as the ref, or the lease of the context. The ref has to be one of this package's
+// own; errors are those of GetRemotes and of Unlazy.
+func LayerBlobs(ctx context.Context, ref ImmutableRef, cfg compression.Config, s session.Group) ([]ocispecs.Descriptor, content.Store, error) {
+	r, ok := ref.(*immutableRef)
+	if !ok {
+		return nil, nil, errors.Wrapf(errInvalid, "layers of a foreign ref of type %T", ref)
+	}
+	cfg.Force = true
+	remotes, err := r.GetRemotes(ctx, true, remote.RefConfig{Compression: cfg}, false, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	chain := remotes[0]
+	// What has the compression already was left lazy.
+	for _, desc := range chain.Descriptors {
+		ra, err := chain.Provider.ReaderAt(ctx, desc)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := ra.Close(); err != nil {
+			return nil, nil, errors.Wrapf(err, "closing blob %s", desc.Digest)
+		}
+	}
+	return chain.Descriptors, r.m.opt.ContentStore, nil
 }
 
 // export is one call of GetRemotes.

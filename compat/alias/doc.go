@@ -16,7 +16,7 @@
 //
 // Everything is an alias of, or a call to, the library, and so is its documentation: what a name means is said there. Three functions
 // do more. cache.NewManager gives the library BuildKit's own transfers, layer mode and tracing; cache/metadata.NewStore opens the
-// database with BuildKit's own handle, which compacts it; and cache.MergeNydus, under the build tag nydus, is BuildKit's.
+// database with BuildKit's own handle, which compacts it; and cache.MergeNydus, under the build tag nydus, merges the layers of an image of nydus.
 //
 // Here they are packages of this module, so that they are compiled, vetted and linted against BuildKit as it is. Package overlay
 // puts them into BuildKit: into a build, by `go build -overlay`, or into the files of a fork. docs/buildkit.md is for its maintainer.
