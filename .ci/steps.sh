@@ -248,9 +248,10 @@ step_bench() {
   (cd bench && go run . -quick)
 }
 
+# Its tests build BuildKit, twice and with other flags than ours, so that the first run on a machine compiles a thousand packages.
 step_compat() {
   [ -f compat/go.mod ] || die 'compat/ is missing'
-  (cd compat && go test -timeout "$test_timeout" -json ./...) | "$bin/testgate" -module "$module/compat" -must .ci/must-run-compat.txt
+  (cd compat && go test -timeout 30m -json ./...) | "$bin/testgate" -module "$module/compat" -must .ci/must-run-compat.txt
 }
 
 # Layers pulled from a real registry, which runs in the test's process, well behaved and not.

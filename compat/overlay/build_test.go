@@ -78,8 +78,7 @@ func isReplaced(imported string) bool {
 	return slices.Contains(replaced, strings.TrimPrefix(imported, buildkitModule+"/"))
 }
 
-// TestFork changes a copy of BuildKit for good, vendors its modules, and builds both programs of what is vendored. Doing it again changes
-// nothing.
+// TestFork changes a copy of BuildKit for good, vendors its modules, and builds both programs of what is vendored.
 func TestFork(t *testing.T) {
 	ctx, dir, bin := context.Background(), checkout(t), t.TempDir()
 	changes, err := Fork(ctx, ForkOptions{Dir: dir, Standins: true})
@@ -95,12 +94,34 @@ func TestFork(t *testing.T) {
 	run(t, goCommand(ctx, dir, "", "mod", "vendor"))
 	require.FileExists(t, filepath.Join(dir, "vendor", libraryModule, "manager.go"))
 	programs(t, bin, goCommand(ctx, dir, "-mod=vendor", "build", "-trimpath", "-o", bin+"/", "./cmd/buildkitd", "./cmd/buildctl"))
+}
 
-	before := goFilesOf(t, dir)
-	again, err := Fork(ctx, ForkOptions{Dir: dir, Standins: true})
+// TestForkAgain: done a second time it removes and rewrites nothing, and brings alias files up to date.
+func TestForkAgain(t *testing.T) {
+	ctx, dir := context.Background(), checkout(t, seen()...)
+	first, err := Fork(ctx, ForkOptions{Dir: dir})
 	require.NoError(t, err)
-	require.Equal(t, &Changes{Added: changes.Added}, &Changes{Added: again.Added, Removed: slices.Clip(again.Removed), Rewritten: again.Rewritten})
+	require.Len(t, first.Rewritten, 6)
+	before := goFilesOf(t, dir)
+	require.Contains(t, before["go.mod"], libraryModule+" => ")
+	require.NoError(t, writeFile(filepath.Join(dir, first.Added[0]), []byte("package old\n")))
+	require.NoError(t, writeFile(filepath.Join(dir, "cache/layercache_old.go"), []byte("package cache\n")))
+	require.NoError(t, writeFile(filepath.Join(dir, "solver/layercache_old.go"), []byte("package solver\n")))
+	again, err := Fork(ctx, ForkOptions{Dir: dir})
+	require.NoError(t, err)
+	require.Nil(t, again.Changes)
+	require.Equal(t, first.Added, again.Added)
+	require.Equal(t, []string{"cache/layercache_old.go", "solver/layercache_old.go"}, again.Removed)
+	require.Empty(t, again.Rewritten)
 	require.Equal(t, before, goFilesOf(t, dir))
+
+	third, err := Fork(ctx, ForkOptions{Dir: dir, Require: "v1.2.3"})
+	require.NoError(t, err)
+	require.Empty(t, third.Removed)
+	dt, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+	require.NoError(t, err)
+	require.Contains(t, string(dt), libraryModule+" v1.2.3")
+	require.NotContains(t, string(dt), libraryModule+" => ")
 }
 
 // goFilesOf returns what the directories hold that the generator writes to, and go.mod.

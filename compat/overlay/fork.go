@@ -69,7 +69,7 @@ func Fork(ctx context.Context, opt ForkOptions) (*Changes, error) {
 
 // requireLibrary changes go.mod, and adds to go.sum what the library brings along, so that no network is needed for it.
 func requireLibrary(ctx context.Context, w *Workspace, opt ForkOptions) error {
-	args := []string{"mod", "edit", "-require=" + libraryModule + "@" + opt.Require}
+	args := []string{"mod", "edit", "-require=" + libraryModule + "@" + opt.Require, "-dropreplace=" + libraryModule}
 	if opt.Require == "" {
 		args = []string{"mod", "edit", "-require=" + libraryModule + "@v0.0.0", "-replace=" + libraryModule + "=" + w.Library}
 	}

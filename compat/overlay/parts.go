@@ -107,6 +107,11 @@ func newPlan(buildkit, library string) (*plan, error) {
 			return nil, err
 		}
 		if skip[dir] = hasAlias(files); skip[dir] {
+			for _, f := range files {
+				if f.alias() { // one of an older checkout, unless it is added again
+					p.remove = append(p.remove, dir+"/"+f.name)
+				}
+			}
 			continue
 		}
 		have = append(have, describe(dir, files, leaves[dir])...)
