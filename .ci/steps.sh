@@ -16,6 +16,7 @@ step_prepare() {
   need mkfs.xfs xfsprogs
   need skopeo skopeo # other readers of what examples/export writes
   need umoci umoci
+  need runc runc # buildkitd starts containers with it
   go version
   local tool
   for tool in testgate importcheck ruletable dropincheck; do
@@ -248,10 +249,12 @@ step_bench() {
   (cd bench && go run . -quick)
 }
 
-# Its tests build BuildKit, twice and with other flags than ours, so that the first run on a machine compiles a thousand packages.
+# Its tests build BuildKit, twice and with other flags than ours, so that the first run on a machine compiles a thousand packages. What
+# the end-to-end tests have built serves the benchmark of whole builds, of which a little is run.
 step_compat() {
   [ -f compat/go.mod ] || die 'compat/ is missing'
-  (cd compat && go test -timeout 30m -json ./...) | "$bin/testgate" -module "$module/compat" -must .ci/must-run-compat.txt
+  (cd compat && LAYERCACHE_E2E_PROGRAMS=$work/e2e go test -timeout 30m -json ./...) | "$bin/testgate" -module "$module/compat" -must .ci/must-run-compat.txt
+  (cd compat && go run ./cmd/bench -quick -programs "$work/e2e")
 }
 
 # Layers pulled from a real registry, which runs in the test's process, well behaved and not.

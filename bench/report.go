@@ -35,7 +35,8 @@ const outro = `
 Use counts of records are written some seconds later, in one transaction for all records, by ours; the times of Get + Release
 contain that write only if it is due within a sample. The median of the counts leaves out such writes and the growth of a file.
 
-What stands behind single rows is in benchmarks-notes.md.
+What stands behind single rows is in benchmarks-notes.md; whole builds by buildkitd, with and without this library, are in
+benchmarks-buildkit.md.
 `
 
 func (r report) markdown() string {

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestMedian(t *testing.T) {
+	require.Zero(t, median(nil))
+	require.Equal(t, 2*time.Second, median([]time.Duration{3 * time.Second, time.Second, 2 * time.Second}))
+	require.Equal(t, 1500*time.Millisecond, median([]time.Duration{2 * time.Second, time.Second}))
+}
+
+// TestTable: columns have one width, and a ratio is stock's time by ours.
+func TestTable(t *testing.T) {
+	r := report{lines: []line{{"a build", 3 * time.Second, 1500 * time.Millisecond}, {"a start", 250 * time.Millisecond, 50 * time.Millisecond}}}
+	lines := strings.Split(strings.TrimSpace(r.table()), "\n")
+	require.Equal(t, []string{
+		"| work    |  stock |  ours | ratio |",
+		"| ------- | -----: | ----: | ----: |",
+		"| a build |    3 s | 1.5 s | 2.00x |",
+		"| a start | 250 ms | 50 ms | 5.00x |",
+	}, lines)
+	require.Contains(t, r.markdown(), r.table())
+}
+
+// TestRunRefuses has flags that make no sense.
+func TestRunRefuses(t *testing.T) {
+	require.ErrorContains(t, run(t.Context(), flags{pairs: 1}, []string{"x"}), "unexpected")
+	require.ErrorContains(t, run(t.Context(), flags{}, nil), "positive")
+}
