@@ -167,7 +167,6 @@ var stepName = regexp.MustCompile(`^\[([^\]]+ )?[0-9]+/[0-9]+\] `)
 
 // steps gathers the steps of a build from its progress.
 type steps struct {
-	names []string
 	byID  map[digest.Digest]*Step
 	order []digest.Digest
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 
 	"github.com/layercache/cache/testutil/tree"
@@ -26,10 +27,10 @@ func TestExportImage(t *testing.T) {
 		for _, kind := range []string{
 			"type=oci", "type=oci,compression=uncompressed", "type=oci,compression=gzip,compression-level=1,force-compression=true",
 			"type=oci,compression=zstd", "type=oci,compression=zstd,force-compression=true", "type=oci,compression=estargz,force-compression=true",
-			"type=docker",
+			"type=docker,oci-mediatypes=false",
 		} {
 			file := filepath.Join(h.cfg.Dir, "image.tar")
-			r := h.build(Build{Dockerfile: tool, Context: contextDir(t, toolFiles()), Output: kind + ",dest=" + file}.Reproducible())
+			r := h.build(Build{Dockerfile: plain, Context: contextDir(t, toolFiles()), Output: kind + ",dest=" + file}.Reproducible())
 			requireImage(t, file, r.Digest)
 			got[kind] = r.Digest
 		}
@@ -47,7 +48,7 @@ func requireImage(t *testing.T, file string, image digest.Digest) {
 	defer func() { require.NoError(t, f.Close()) }()
 	for r := tar.NewReader(f); ; {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		require.NoError(t, err)
@@ -109,7 +110,7 @@ func namesIn(t *testing.T, file string) (names []string) {
 	defer func() { require.NoError(t, f.Close()) }()
 	for r := tar.NewReader(f); ; {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return names
 		}
 		require.NoError(t, err)

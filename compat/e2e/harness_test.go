@@ -169,7 +169,7 @@ func (h *host) again(b Build, first *Result) {
 	h.t.Helper()
 	r := h.image(b)
 	require.Empty(h.t, r.Ran())
-	require.Equal(h.t, len(first.Steps), len(r.Steps))
+	require.Len(h.t, r.Steps, len(first.Steps))
 	require.Equal(h.t, first.Digest, r.Digest)
 }
 
