@@ -141,6 +141,7 @@ func (m *manager) fetch(ctx context.Context, id string, desc ocispecs.Descriptor
 	if provider == nil {
 		return errors.Wrap(errInvalid, "the descriptor handler has no provider for the session")
 	}
+	provider = resuming{provider}
 	if hook := m.opt.Hooks.FetchBlob; hook != nil {
 		err = hook(ctx, m.opt.ContentStore, provider, desc, dh.Ref)
 	} else {

@@ -111,11 +111,17 @@ func (h *host) start(s Side) {
 	h.Daemon = d
 }
 
-// kill kills the daemon.
+// kill kills the daemon. What ours leaves then is nothing that the next start does not repair by itself.
 func (h *host) kill() {
 	h.t.Helper()
 	h.killed = true
 	require.NoError(h.t, h.Kill())
+	if h.Side == Ours {
+		state, err := h.cfg.Look(h.t.Context())
+		require.NoError(h.t, err)
+		require.Empty(h.t, state.Findings)
+		h.t.Logf("killed: the next start repairs %d records", len(state.Repaired))
+	}
 }
 
 // stop stops the daemon. It leaves nothing mounted, and what ours leaves has nothing to repair.
