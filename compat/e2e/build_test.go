@@ -89,11 +89,7 @@ func TestBuild(t *testing.T) {
 // fault 22
 func TestParallel(t *testing.T) {
 	both(t, func(t *testing.T, h *host) []digest.Digest {
-		builds := make([]Build, 8)
-		for i := range builds {
-			builds[i] = Build{Dockerfile: plain + dockerfile(fmt.Sprintf(`RUN ["box", "write", "/own", "%d"]`, i), `COPY --link b /last/`)}
-			builds[i].Context = contextDir(t, toolFiles())
-		}
+		builds := manyBuilds(t)
 		first := h.together(builds)
 		second := h.together(builds)
 		images := map[digest.Digest]bool{}

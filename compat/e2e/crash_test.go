@@ -1,13 +1,21 @@
 package e2e
 
 import (
+	"encoding/json"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/moby/buildkit/client"
 	"github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
+
+	"github.com/layercache/cache/local"
 )
 
 // TestRestart stops the daemon and starts it on the same directory: the cache is as it was, that of a cache mount included.
@@ -76,6 +84,7 @@ func TestKillBetweenSteps(t *testing.T) {
 	both(t, func(t *testing.T, h *host) (images []digest.Digest) {
 		image, err := base()
 		require.NoError(t, err)
+		h.build(Build{Dockerfile: dockerfile(`FROM base`, `RUN ["box", "absent", "/etc/gone"]`)}) // pulls the image
 		b := Build{Dockerfile: LongDockerfile(12, "x"), Context: contextDir(t, toolFiles()), Base: image}
 		for _, n := range []int{2, 5, 8, 11} {
 			done := map[digest.Digest]bool{}
@@ -111,4 +120,57 @@ func pruneAll(h *host) error {
 	left, err := h.Usage(h.t.Context())
 	require.Empty(h.t, describe(left))
 	return err
+}
+
+// TestKillInPull is about a layer of which a killed daemon had received a part. Stock cannot go on with it where it comes from an OCI layout,
+// and fails until the part is collected: "unsupported offset".
+// spec PULL-2, fault 29
+func TestKillInPull(t *testing.T) {
+	for _, snapshotter := range snapshotters() {
+		t.Run(snapshotter, func(t *testing.T) {
+			h := newHost(t, Ours, snapshotter)
+			h.stop()
+			leaveParts(t, h.cfg, layersOf(t))
+			h.start(Ours)
+			b := Build{Dockerfile: plain, Context: contextDir(t, toolFiles())}
+			h.again(b, h.image(b))
+			require.NoError(t, pruneAll(h))
+			h.stop()
+		})
+	}
+}
+
+// layersOf lists the layers of the image that the tests build from.
+func layersOf(t *testing.T) []ocispecs.Descriptor {
+	t.Helper()
+	image, err := base()
+	require.NoError(t, err)
+	dt, err := os.ReadFile(image.blob(image.Digest))
+	require.NoError(t, err)
+	var manifest ocispecs.Manifest
+	require.NoError(t, json.Unmarshal(dt, &manifest))
+	require.NotEmpty(t, manifest.Layers)
+	return manifest.Layers
+}
+
+// leaveParts leaves the first halves of layers in a worker's directory, as transfers do that end with their daemon: under a temporary lease.
+func leaveParts(t *testing.T, c Config, layers []ocispecs.Descriptor) {
+	t.Helper()
+	image, err := base()
+	require.NoError(t, err)
+	worker, err := local.Open(t.Context(), c.Worker(), local.Options{Snapshotter: c.Snapshotter, MustExist: true})
+	require.NoError(t, err)
+	lease, err := worker.Parts.LeaseManager.Create(t.Context(), leases.WithRandomID(), leases.WithLabel("buildkit/lease.temporary", ""))
+	require.NoError(t, err)
+	ctx := leases.WithLease(t.Context(), lease.ID)
+	for _, layer := range layers {
+		dt, err := os.ReadFile(image.blob(layer.Digest))
+		require.NoError(t, err)
+		w, err := content.OpenWriter(ctx, worker.Parts.ContentStore, content.WithRef(remotes.MakeRefKey(ctx, layer)), content.WithDescriptor(layer))
+		require.NoError(t, err)
+		_, err = w.Write(dt[:len(dt)/2])
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+	}
+	require.NoError(t, worker.Close())
 }

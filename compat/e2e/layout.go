@@ -84,7 +84,12 @@ func (l *Layout) addJSON(mediaType string, v any) (ocispecs.Descriptor, error) {
 
 func (l *Layout) add(mediaType string, dt []byte) (ocispecs.Descriptor, error) {
 	desc := ocispecs.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(dt), Size: int64(len(dt))}
-	return desc, errors.WithStack(os.WriteFile(filepath.Join(l.Dir, "blobs", "sha256", desc.Digest.Encoded()), dt, 0o644))
+	return desc, errors.WithStack(os.WriteFile(l.blob(desc.Digest), dt, 0o644))
+}
+
+// blob is where a blob lies.
+func (l *Layout) blob(d digest.Digest) string {
+	return filepath.Join(l.Dir, "blobs", d.Algorithm().String(), d.Encoded())
 }
 
 func writeJSON(file string, v any) error {
