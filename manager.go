@@ -179,6 +179,7 @@ func NewManager(opt ManagerOpt) (Manager, error) {
 	}
 	merger, ok := opt.Snapshotter.(snapshot.MergeSnapshotter)
 	if !ok {
+		guardFirst(&opt)
 		merger = snapshot.NewMergeSnapshotter(context.Background(), opt.Snapshotter, opt.LeaseManager)
 		opt.Snapshotter = merger
 	}

@@ -3,9 +3,12 @@ package e2e
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -14,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/layercache/cache/local"
 )
@@ -128,6 +132,7 @@ func pruneAll(h *host) error {
 func TestKillInPull(t *testing.T) {
 	for _, snapshotter := range snapshotters() {
 		t.Run(snapshotter, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t, Ours, snapshotter)
 			h.stop()
 			leaveParts(t, h.cfg, layersOf(t))
@@ -173,4 +178,45 @@ func leaveParts(t *testing.T, c Config, layers []ocispecs.Descriptor) {
 		require.NoError(t, w.Close())
 	}
 	require.NoError(t, worker.Close())
+}
+
+// TestKillInPrepare is about the directory of a snapshot that a killed daemon was making. The next daemon's first snapshot gets the same
+// number. On stock its build fails: "file exists".
+// spec INIT-11, fault 29
+func TestKillInPrepare(t *testing.T) {
+	for _, snapshotter := range snapshotters() {
+		t.Run(snapshotter, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, Ours, snapshotter)
+			builds := manyBuilds(t)
+			images := digests(h.together(builds))
+			for range 2 {
+				require.NoError(t, pruneAll(h))
+				h.stop()
+				leaveDirectory(t, h.cfg)
+				h.start(Ours)
+				require.Equal(t, images, digests(h.together(builds)))
+			}
+			h.stop()
+		})
+	}
+}
+
+// leaveDirectory makes the directory that the next snapshot will have.
+func leaveDirectory(t *testing.T, c Config) {
+	t.Helper()
+	trees := filepath.Join(c.Worker(), "snapshots")
+	db, err := bolt.Open(filepath.Join(trees, "metadata.db"), 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Minute})
+	require.NoError(t, err)
+	var next uint64
+	require.NoError(t, db.View(func(tx *bolt.Tx) error {
+		next = tx.Bucket([]byte("v1")).Bucket([]byte("snapshots")).Sequence() + 1
+		return nil
+	}))
+	require.NoError(t, db.Close())
+	dir := filepath.Join(trees, "snapshots", strconv.FormatUint(next, 10))
+	for _, sub := range []string{"fs", "work"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, sub), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, sub, "junk"), nil, 0o600))
+	}
 }

@@ -18,6 +18,7 @@ func TestExchange(t *testing.T) {
 }
 
 func exchange(t *testing.T, s Side, snapshotter string) {
+	t.Parallel()
 	h := newHost(t, s, snapshotter)
 	files := toolFiles()
 	b := Build{Dockerfile: tool, Context: contextDir(t, files)}

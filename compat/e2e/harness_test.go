@@ -220,11 +220,12 @@ func sorted(list []string) []string {
 func snapshotters() []string { return []string{Overlayfs, Native} }
 
 // both gives both sides the same work, each on a directory of its own and on each snapshotter, and requires the same of both:
-// what work returns.
+// what work returns. Snapshotters are tested at the same time, and sides one after the other, so that no side disturbs the other.
 func both[T any](t *testing.T, work func(t *testing.T, h *host) T, registries ...string) {
 	t.Helper()
 	for _, snapshotter := range snapshotters() {
 		t.Run(snapshotter, func(t *testing.T) {
+			t.Parallel()
 			got := map[Side]T{}
 			for _, s := range Sides() {
 				t.Run(string(s), func(t *testing.T) {

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"encoding/json"
+	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -11,25 +13,33 @@ import (
 	"github.com/pkg/errors"
 )
 
-// RemoveContainers ends and removes runc's containers whose bundles are below a directory.
+// runcRoot is where runc keeps its books when root does not say otherwise, as BuildKit does not: a directory for each container.
+const runcRoot = "/run/runc"
+
+// RemoveContainers ends and removes runc's containers whose bundles are below a directory. Others, which may come and go meanwhile, are
+// let alone.
 func RemoveContainers(dir string) error {
 	dir, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return errors.WithStack(err)
 	}
-	out, err := exec.Command("runc", "list", "--format", "json").Output()
-	if err != nil {
-		return errors.Wrap(err, "runc list")
+	known, err := os.ReadDir(runcRoot)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.WithStack(err)
 	}
-	var containers []struct{ ID, Bundle string }
-	if err := json.Unmarshal(out, &containers); err != nil {
-		return errors.Wrapf(err, "runc list: %s", out)
-	}
-	for _, c := range containers {
-		if !strings.HasPrefix(c.Bundle, dir+"/") {
+	for _, c := range known {
+		out, err := exec.Command("runc", "state", c.Name()).Output()
+		if err != nil {
+			continue // it is gone, or has not begun; none of those that a dead daemon has left begins any more
+		}
+		var state struct{ Bundle string }
+		if err := json.Unmarshal(out, &state); err != nil {
+			return errors.Wrapf(err, "runc state %s: %s", c.Name(), out)
+		}
+		if !strings.HasPrefix(state.Bundle, dir+"/") {
 			continue
 		}
-		if err := run(exec.Command("runc", "delete", "--force", c.ID)); err != nil {
+		if err := run(exec.Command("runc", "delete", "--force", c.Name())); err != nil {
 			return err
 		}
 	}

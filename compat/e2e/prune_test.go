@@ -114,6 +114,7 @@ func fixed(args ...string) func([]*client.UsageInfo) []string {
 func TestEnoughFree(t *testing.T) {
 	for _, snapshotter := range snapshotters() {
 		t.Run(snapshotter, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t, Ours, snapshotter)
 			fill(h)
 			gone, _ := h.prune("--free-storage", "0.001")

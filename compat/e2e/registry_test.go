@@ -21,8 +21,8 @@ type registry struct {
 	blobs map[digest.Digest]stored
 	// tags are digests of manifests, by repository and tag.
 	tags map[string]digest.Digest
-	// gets counts requests for contents of blobs.
-	gets map[digest.Digest]int
+	// gets counts requests for contents of blobs, by repository.
+	gets map[string]int
 }
 
 type stored struct {
@@ -33,7 +33,7 @@ type stored struct {
 // newRegistry starts a registry, and returns it with its address.
 func newRegistry(t *testing.T) (*registry, string) {
 	t.Helper()
-	r := &registry{blobs: map[digest.Digest]stored{}, tags: map[string]digest.Digest{}, gets: map[digest.Digest]int{}}
+	r := &registry{blobs: map[digest.Digest]stored{}, tags: map[string]digest.Digest{}, gets: map[string]int{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v2/{$}", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("POST /v2/{repo}/blobs/uploads/", r.begin)
@@ -70,7 +70,7 @@ func (r *registry) getBlob(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if req.Method == http.MethodGet {
-		r.gets[dgst]++
+		r.gets[req.PathValue("repo")]++
 	}
 	r.send(w, req, dgst)
 }
@@ -114,13 +114,11 @@ func (r *registry) send(w http.ResponseWriter, req *http.Request, dgst digest.Di
 	}
 }
 
-// fetched returns how often contents of blobs were asked for since the last time.
-func (r *registry) fetched() (n int) {
+// fetched returns how often contents of a repository's blobs were asked for since the last time.
+func (r *registry) fetched(repo string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, times := range r.gets {
-		n += times
-	}
-	clear(r.gets)
+	n := r.gets[repo]
+	delete(r.gets, repo)
 	return n
 }

@@ -43,7 +43,8 @@ func TestCacheDirectory(t *testing.T) {
 func TestCacheRegistry(t *testing.T) {
 	reg, addr := newRegistry(t)
 	both(t, func(t *testing.T, h *host) (images []digest.Digest) {
-		name := addr + "/" + string(h.Side) + h.cfg.Snapshotter
+		repo := string(h.Side) + h.cfg.Snapshotter
+		name := addr + "/" + repo
 		for _, kind := range []struct{ to, from string }{
 			{"type=inline", "type=registry,ref=" + name + ":image"},
 			{"type=registry,mode=max,ref=" + name + ":cache", "type=registry,ref=" + name + ":cache"},
@@ -54,14 +55,14 @@ func TestCacheRegistry(t *testing.T) {
 			b.Output, b.Args = "", []string{"--import-cache=" + kind.from}
 			for range 2 {
 				require.NoError(t, pruneAll(h))
-				reg.fetched()
+				reg.fetched(repo)
 				r := h.build(b)
 				require.Empty(t, r.Ran(), kind.to)
 				more := b
 				more.Dockerfile += dockerfile(`RUN ["box", "expect", "/made/one", "12\n"]`)
 				r = h.build(more)
 				require.Len(t, r.Ran(), 1)
-				require.NotZero(t, reg.fetched())
+				require.NotZero(t, reg.fetched(repo))
 				h.restart(h.Side.Other())
 			}
 			images = append(images, first.Digest)
@@ -76,19 +77,20 @@ func TestCacheRegistry(t *testing.T) {
 func TestLazyImage(t *testing.T) {
 	reg, addr := newRegistry(t)
 	both(t, func(t *testing.T, h *host) (images []digest.Digest) {
-		name := addr + "/" + string(h.Side) + h.cfg.Snapshotter
+		repo := string(h.Side) + h.cfg.Snapshotter
+		name := addr + "/" + repo
 		pushed := h.build(Build{Dockerfile: plain, Context: contextDir(t, toolFiles()), Output: "type=image,push=true,name=" + name + ":image"}.Reproducible())
 		require.NoError(t, pruneAll(h))
-		reg.fetched()
+		reg.fetched(repo)
 		b := Build{Dockerfile: dockerfile(`FROM `+name+`:image`, `COPY --link a.txt /on/top`), Context: contextDir(t, toolFiles())}
 		require.Empty(t, h.build(b).Cached())
-		require.LessOrEqual(t, reg.fetched(), 1, "the configuration is needed, and no layer")
+		require.LessOrEqual(t, reg.fetched(repo), 1, "the configuration is needed, and no layer")
 		h.restart(h.Side)
 		require.Contains(t, h.build(b).Cached(), `[2/2] COPY --link a.txt /on/top`)
-		require.LessOrEqual(t, reg.fetched(), 1)
+		require.LessOrEqual(t, reg.fetched(repo), 1)
 		b.Dockerfile += dockerfile(`RUN ["box", "expect", "/on/top", "a"]`, `RUN ["box", "expect", "/made/one", "12\n"]`)
 		require.Subset(t, h.build(b).Ran(), []string{`[3/4] RUN ["box", "expect", "/on/top", "a"]`, `[4/4] RUN ["box", "expect", "/made/one", "12\n"]`})
-		require.GreaterOrEqual(t, reg.fetched(), 5)
+		require.GreaterOrEqual(t, reg.fetched(repo), 5)
 		last := h.image(b)
 		require.Len(t, last.Cached(), 4, "all but FROM")
 		return append(images, pushed.Digest, last.Digest)
