@@ -205,6 +205,16 @@ func TestKillInPrepare(t *testing.T) {
 // leaveDirectory makes the directory that the next snapshot will have.
 func leaveDirectory(t *testing.T, c Config) {
 	t.Helper()
+	dir := nextDirectory(t, c)
+	for _, sub := range []string{"fs", "work"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, sub), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, sub, "junk"), nil, 0o600))
+	}
+}
+
+// nextDirectory is the directory that the snapshotter of a worker will move the next snapshot to.
+func nextDirectory(t *testing.T, c Config) string {
+	t.Helper()
 	trees := filepath.Join(c.Worker(), "snapshots")
 	db, err := bolt.Open(filepath.Join(trees, "metadata.db"), 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Minute})
 	require.NoError(t, err)
@@ -214,9 +224,5 @@ func leaveDirectory(t *testing.T, c Config) {
 		return nil
 	}))
 	require.NoError(t, db.Close())
-	dir := filepath.Join(trees, "snapshots", strconv.FormatUint(next, 10))
-	for _, sub := range []string{"fs", "work"} {
-		require.NoError(t, os.MkdirAll(filepath.Join(dir, sub), 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(dir, sub, "junk"), nil, 0o600))
-	}
+	return filepath.Join(trees, "snapshots", strconv.FormatUint(next, 10))
 }

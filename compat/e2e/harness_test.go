@@ -111,12 +111,15 @@ func (h *host) start(s Side) {
 	h.Daemon = d
 }
 
-// kill kills the daemon. What ours leaves then is nothing that the next start does not repair by itself.
+// kill kills the daemon. What ours leaves then is nothing that the next start does not repair by itself. Stock is helped where it could not
+// go on: see TestKillInPrepare.
 func (h *host) kill() {
 	h.t.Helper()
 	h.killed = true
 	require.NoError(h.t, h.Kill())
-	if h.Side == Ours {
+	if h.Side == Stock {
+		require.NoError(h.t, os.RemoveAll(nextDirectory(h.t, h.cfg)))
+	} else {
 		state, err := h.cfg.Look(h.t.Context())
 		require.NoError(h.t, err)
 		require.Empty(h.t, state.Findings)
