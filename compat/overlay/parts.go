@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -176,4 +177,16 @@ func keys[V any](m map[string]V) []string {
 	}
 	sort.Strings(names)
 	return names
+}
+
+// Replaced returns the packages of BuildKit's of which nothing stays, relative to its module, sorted.
+func Replaced() []string { return slices.Clone(replaced) }
+
+// Leaves returns the types that become aliases, sorted, by the package of BuildKit's that they are in.
+func Leaves() map[string][]string {
+	types := make(map[string][]string, len(leaves))
+	for dir, names := range leaves {
+		types[dir] = slices.Clone(names)
+	}
+	return types
 }
