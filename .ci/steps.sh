@@ -16,7 +16,9 @@ step_prepare() {
   need mkfs.xfs xfsprogs
   need skopeo skopeo # other readers of what examples/export writes
   need umoci umoci
+  need git git # for BuildKit's own tests, and busybox for what they run in containers
   need runc runc # buildkitd starts containers with it
+  need busybox busybox-static
   go version
   local tool
   for tool in testgate importcheck ruletable dropincheck; do
@@ -249,7 +251,8 @@ step_bench() {
   (cd bench && go run . -quick)
 }
 
-# Its tests build BuildKit, twice and with other flags than ours, so that the first run on a machine compiles a thousand packages. What
+# Its tests build BuildKit, twice and with other flags than ours, so that the first run on a machine compiles a thousand packages. BuildKit's
+# own tests run on this library alone, and are compared with how they are known to end on BuildKit's cache; .ci/full runs both. What
 # the end-to-end tests have built serves the benchmark of whole builds, of which a little is run.
 step_compat() {
   [ -f compat/go.mod ] || die 'compat/ is missing'
