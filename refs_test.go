@@ -240,6 +240,56 @@ func TestCloneOfAReleasedRef(t *testing.T) {
 	})
 }
 
+// Spec REF-1, REF-3, REF-6, MGR-6: a released ref does what it did as long as its record is there, which is no use of it and
+// leaves nothing mounted. BuildKit's own tests of its git and HTTP sources mount such refs.
+func TestReleasedRefWorks(t *testing.T) {
+	eachBackend(t, func(t *testing.T, env *testutil.Env) {
+		layer := finalized(t, env, nil, fileIn(t, "f", "data"))
+		kept := testutil.MakeLayer(t, env, layer, fileIn(t, "g", "more"), cache.CachePolicyRetain)
+		mutID := mutableID(t, env, kept)
+		release(t, layer, kept)
+		uses := func() map[string]int {
+			counts := map[string]int{}
+			infos, err := env.Manager.DiskUsage(ctx, usage.DiskUsageInfo{})
+			require.NoError(t, err)
+			for _, info := range infos {
+				require.False(t, info.InUse && info.ID == kept.ID())
+				counts[info.ID] = info.UsageCount
+			}
+			return counts
+		}
+		before := uses()
+		for _, ref := range []cache.ImmutableRef{layer, kept} {
+			for range 2 {
+				mountable, err := ref.Mount(ctx, true, nil)
+				require.NoError(t, err)
+				require.Zero(t, env.Manager.Stats().Refs)
+				mounts, unmount, err := mountable.Mount()
+				require.NoError(t, err)
+				require.NotEmpty(t, mounts)
+				if unmount != nil {
+					require.NoError(t, unmount())
+				}
+				requireFile(t, ref, "f", "data")
+			}
+			require.NoError(t, ref.Extract(ctx, nil))
+			_, err := ref.FileList(ctx, nil)
+			require.NoError(t, err)
+		}
+		require.Equal(t, before, uses())
+		requireFile(t, kept, "g", "more")
+		mut, err := env.Manager.GetMutable(ctx, mutID) // to look is not to finalize
+		require.NoError(t, err)
+		release(t, mut)
+		_, err = kept.Mount(ctx, true, nil)
+		require.True(t, errdefs.IsInvalidArgument(err), "what GetMutable took back: %v", err)
+
+		require.NoError(t, layer.Finalize(ctx))
+		require.Len(t, prune(t, env, usage.PruneInfo{All: true}), 2)
+		requireDead(t, env, layer)
+	})
+}
+
 // requireDead checks that a ref is of no use any more, and harmless.
 func requireDead(t *testing.T, env *testutil.Env, ref cache.ImmutableRef) {
 	t.Helper()

@@ -71,7 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	buildkit := fs.String("buildkit", "", "directory or version of BuildKit, "+overlay.Version+" if empty")
 	changed := fs.Bool("changed", false, "with -buildkit: go on although it declares something else than "+overlay.Version)
 	fs.BoolVar(&c.update, "update", false, "write the list and its table anew")
-	fs.BoolVar(&c.verbose, "v", false, "print how every test ended")
+	fs.BoolVar(&c.verbose, "v", false, "print how every test ended, and what those printed that did not pass")
 	fs.IntVar(&c.times, "n", 1, "run stock so often; tests that end differently are flaky")
 	fs.StringVar(&c.runner.Pattern, "run", "", "tests to run, as for go test; all if empty")
 	fs.DurationVar(&c.runner.Timeout, "timeout", 0, "of one package's tests; 10 minutes if 0")
@@ -148,7 +148,7 @@ func (c *command) print(side suites.Side, r *suites.Results) {
 		how := r.Outcomes[test]
 		count[how]++
 		if c.verbose {
-			fmt.Fprintf(c.out, "%s %s %s\n", side, how, test)
+			fmt.Fprintf(c.out, "%s %s\n", side, suites.Problem{Test: test, Text: string(how), Output: r.Output[test]})
 		}
 	}
 	for _, s := range r.Seconds {
