@@ -219,9 +219,14 @@ func (m *model) clone(r *handle) *handle {
 	return c
 }
 
+// gone tells whether a handle is of no use: an immutable one that was released does what it did as long as its record is there.
+func (r *handle) gone() bool {
+	return r.released && (r.mutable() || r.half.layer == nil)
+}
+
 // finalize is Finalize (spec REF-10, REF-11).
 func (m *model) finalize(r *handle) answer {
-	if r.released {
+	if r.gone() {
 		return invalid
 	}
 	m.finalizeLayer(r.layer)
@@ -238,7 +243,7 @@ func (m *model) finalizeLayer(l *layer) {
 
 // mount is Mount (spec MNT-2, MNT-5).
 func (m *model) mount(r *handle, readonly bool) answer {
-	if r.released {
+	if r.gone() {
 		return invalid
 	}
 	if r.half == r.layer.imm {
@@ -246,7 +251,8 @@ func (m *model) mount(r *handle, readonly bool) answer {
 			m.finalizeLayer(r.layer)
 		}
 		m.extract(r.layer)
-		r.layer.viewed = r.layer.viewed || r.layer.mut == nil
+		all, _ := m.live(r.layer) // of released handles no view stays
+		r.layer.viewed = all > 0 && (r.layer.viewed || r.layer.mut == nil)
 	}
 	return fine
 }

@@ -290,6 +290,40 @@ func TestReleasedRefWorks(t *testing.T) {
 	})
 }
 
+// Spec REF-1, REF-8, LEASE-5: a record that was neither finalized nor to be kept goes with its last ref. The released ref can still be mounted for reading,
+// under a lease, until the snapshot is collected, and does nothing else. BuildKit's own tests of its git source do so.
+func TestRemnant(t *testing.T) {
+	eachBackend(t, func(t *testing.T, env *testutil.Env) {
+		base := finalized(t, env, nil, fileIn(t, "f", "data"))
+		ref := testutil.MakeLayer(t, env, base, fileIn(t, "g", "more"))
+		release(t, ref, base)
+		requireUsage(t, env, 0, 1)
+
+		mountable, err := ref.Mount(ctx, true, nil)
+		require.NoError(t, err)
+		mounts, unmount, err := mountable.Mount()
+		require.NoError(t, err)
+		require.NotEmpty(t, mounts)
+		require.Len(t, prune(t, env, usage.PruneInfo{All: true}), 1) // and collects
+		for range 2 {
+			requireFile(t, ref, "g", "more")
+		}
+		require.NoError(t, unmount())
+		require.NoError(t, unmount())
+		_, err = ref.Mount(ctx, false, nil)
+		require.True(t, errdefs.IsInvalidArgument(err), "to write: %v", err)
+		require.True(t, errdefs.IsInvalidArgument(ref.Extract(ctx, nil)))
+		requireUsage(t, env, 0, 0)
+
+		require.Empty(t, prune(t, env, usage.PruneInfo{All: true}))
+		require.NoError(t, env.GC(ctx))
+		requireDead(t, env, ref)
+		_, _, err = mountable.Mount()
+		require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
+		require.False(t, errdefs.IsNotFound(err))
+	})
+}
+
 // requireDead checks that a ref is of no use any more, and harmless.
 func requireDead(t *testing.T, env *testutil.Env, ref cache.ImmutableRef) {
 	t.Helper()
