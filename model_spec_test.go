@@ -220,8 +220,8 @@ func (m *model) clone(r *handle) *handle {
 }
 
 // gone tells whether a handle is of no use: an immutable one that was released does what it did as long as its record is there.
-func (r *handle) gone() bool {
-	return r.released && (r.mutable() || r.half.layer == nil)
+func (h *handle) gone() bool {
+	return h.released && (h.mutable() || h.half.layer == nil)
 }
 
 // finalize is Finalize (spec REF-10, REF-11).
