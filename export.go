@@ -40,10 +40,10 @@ func (r *immutableRef) GetRemotes(ctx context.Context, createIfNeeded bool, cfg 
 		return nil, errors.Wrapf(err, "exporting record %q", r.id)
 	}
 	defer giveBack(ctx)
-	start := r.m.eventStart()
+	ctx, working := r.m.begin(ctx, Event{Kind: EventExport, ID: r.id})
 	x := &export{m: r.m, rec: r.rec, layers: graph.Layers(r.rec), cfg: cfg, src: r.m.ranked(r.source(s)), create: createIfNeeded}
 	remotes, err := x.remotes(ctx, all)
-	r.m.observe(Event{Kind: EventExport, ID: r.id, Size: x.size, Err: err}, start)
+	working.done(Event{Kind: EventExport, ID: r.id, Size: x.size, Err: err})
 	if err != nil {
 		return nil, errors.WithMessagef(err, "exporting record %q", r.id)
 	}

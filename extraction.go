@@ -55,13 +55,13 @@ func (m *manager) extractLayer(ctx context.Context, rec *graph.Record, st graph.
 	if rec.Kind() == graph.Layer {
 		x.parent = rec.Parents()[0]
 	}
-	start := m.eventStart()
+	ctx, working := m.begin(ctx, Event{Kind: EventExtract, ID: st.Imm})
 	defer func() {
 		x.collect(ctx)
 		for _, other := range x.pinned {
 			m.unlink(context.WithoutCancel(ctx), other)
 		}
-		m.observe(Event{Kind: EventExtract, ID: st.Imm, Size: x.blob.Size, Err: err}, start)
+		working.done(Event{Kind: EventExtract, ID: st.Imm, Digest: x.blob.Digest, Size: x.blob.Size, Err: err})
 	}()
 	g, gctx := errgroup.WithContext(ctx)
 	if x.parent != nil {
@@ -240,7 +240,7 @@ func (x *extraction) unpackOnParent(ctx context.Context) error {
 // before the snapshot is committed, and so before any row speaks of it (design section 5).
 func (x *extraction) unpack(ctx context.Context, apply func(context.Context, []mount.Mount) (ocispecs.Descriptor, error)) (err error) {
 	m := x.m
-	leave, err := m.unpacking.Enter(ctx, struct{}{}, x.src.rank)
+	leave, err := enterPool(ctx, m, &m.unpacking, struct{}{}, x.src.rank, Event{ID: x.st.Imm, Reason: PoolUnpack, Digest: x.blob.Digest})
 	if err != nil {
 		return err
 	}

@@ -27,11 +27,14 @@ func (m *manager) GetByBlob(ctx context.Context, desc ocispecs.Descriptor, paren
 	defer m.life.end()
 	start := m.eventStart()
 	ref, made, err := m.getByBlob(ctx, layer, parent, o)
-	ev := Event{Kind: EventGet, Reason: "hit", Err: err}
+	ev := Event{Kind: EventGet, Reason: ReasonHit, Cause: CauseBlob}
 	if made {
-		ev = Event{Kind: EventNew, Reason: "blob", Err: err}
+		ev = Event{Kind: EventNew, Reason: "blob", Cause: layer.newCause}
 	}
 	if err != nil {
+		if ev.Err = err; !made {
+			ev.Reason, ev.Cause = ReasonMiss, missCause(err)
+		}
 		m.observe(ev, start)
 		return nil, errors.Wrapf(err, "getting layer %s", desc.Digest)
 	}
@@ -83,7 +86,7 @@ func (m *manager) getByBlob(ctx context.Context, layer *layerBlob, parent Immuta
 // findOrMake makes the record of a layer, unless an identical call has just done so (spec MGR-26). Only such
 // calls wait for each other, and only until the record is there.
 func (m *manager) findOrMake(ctx context.Context, layer *layerBlob, below *graph.Record, o refOptions) (found *graph.Candidate, made bool, err error) {
-	leave, err := m.blobSlots.Enter(ctx, layer.blobChain.String())
+	leave, err := enterSlot(ctx, m, &m.blobSlots, layer.blobChain.String(), Event{Reason: PoolLayer, Digest: layer.desc.Digest})
 	if err != nil {
 		return nil, false, err
 	}
@@ -206,14 +209,17 @@ func (m *manager) newFromBlob(ctx context.Context, layer *layerBlob, below *grap
 // one (spec MGR-29), else one derived from the chain ID, which tells that its content is verified.
 func (m *manager) snapshotFor(ctx context.Context, layer *layerBlob, below *graph.Record, o refOptions) (string, error) {
 	derived := snapshot.LayerSnapshotID(layer.chain)
+	layer.newCause = CauseUnknown
 	for _, c := range m.g.Linkable(layer.chain.String(), below, layer.id) {
 		if c.SnapshotID == derived {
+			layer.newCause = CauseTree
 			break
 		}
 		err := m.checkLazy(ctx, c.Record, o.handlers)
 		var missing NeedsRemoteProviderError
 		switch {
 		case err == nil:
+			layer.newCause = CauseTree
 			return c.SnapshotID, nil
 		case !errors.As(err, &missing):
 			return "", err

@@ -29,6 +29,8 @@ type layerBlob struct {
 	id graph.LayerID
 	// address is that of the layer with all below it (spec MGR-19). Whoever knows what is below sets it.
 	address
+	// newCause is the Cause of the event that tells of a new record for the layer.
+	newCause string
 }
 
 // checkLayer makes a layerBlob of a descriptor that came from outside. Without a digest it is a layer without content

@@ -103,8 +103,10 @@ type Manager interface {
 	Inspector
 	// Stats counts what the manager has in memory.
 	Stats() Stats
-	// Holders lists the live refs to the record named id, or to all records if id is empty. It is
-	// empty unless ManagerOpt.TrackHolders is set.
+	// Totals counts the records and their bytes by state, kind and type.
+	Totals() []Total
+	// Holders lists the live refs to the record named id, or to all records if id is empty, and those that leaked, the oldest first. It
+	// is empty unless ManagerOpt.TrackHolders is set.
 	Holders(id string) []Holder
 	// Close waits for the operations under way, except that Prune deletes no more, has the trees of idle records flushed to disk (see
 	// ManagerOpt.SyncFS), writes what is pending and closes the metadata store. It does not release refs, nor
@@ -149,7 +151,7 @@ type manager struct {
 	packs       flight.Group[*graph.Record, struct{}]
 	listings    flight.Group[*graph.Record, []string]
 	extractions flight.Group[*graph.Record, struct{}]
-	pulls       flight.Group[digest.Digest, string]
+	pulls       flight.Group[digest.Digest, *transfer]
 	origins     flight.Limit[string]
 	unpacking   flight.Limit[struct{}]
 	packing     flight.Limit[struct{}]
@@ -163,6 +165,7 @@ type manager struct {
 	unfinished removals
 	holders    *holderTable
 	events     slotEvents
+	tracer     Tracer // opt.Observer, if it is one
 	life       lifecycle
 
 	// bootID tells this run of the machine from others; "" if that is not known.
@@ -198,8 +201,9 @@ func NewManager(opt ManagerOpt) (Manager, error) {
 	}
 	m.life.init()
 	m.bootID = bootIDOf(opt)
+	m.tracer, _ = opt.Observer.(Tracer)
 	if opt.TrackHolders {
-		m.holders = newHolderTable()
+		m.holders = &holderTable{live: map[any]*holderEntry{}}
 	}
 	id, err := m.store.StoreID()
 	if err != nil {
@@ -230,7 +234,7 @@ func (m *manager) Holders(id string) []Holder {
 	if m.holders == nil {
 		return nil
 	}
-	return m.holders.list(id)
+	return m.holders.list(id, m.opt.Now())
 }
 
 func (m *manager) Close() error {
@@ -302,11 +306,13 @@ func (m *manager) get(ctx context.Context, id string, pg progress.Controller, dh
 		err = verdictError(verdict)
 	}
 	if err != nil {
-		m.observe(Event{Kind: EventGet, ID: id, Reason: "miss", Err: err}, start)
+		m.observe(Event{Kind: EventGet, ID: id, Reason: ReasonMiss, Cause: missCause(err), Err: err}, start)
 		return nil, errors.Wrapf(err, "getting record %q", id)
 	}
 	ref := m.newImmutableRef(rec, immID, pg, dhs, triggers)
-	m.observe(Event{Kind: EventGet, ID: ref.id, Reason: "hit"}, start)
+	if m.opt.Observer != nil { // asked first, since this is where nanoseconds count
+		m.observe(Event{Kind: EventGet, ID: ref.id, Reason: ReasonHit, Cause: CauseID}, start)
+	}
 	return ref, nil
 }
 
@@ -346,10 +352,10 @@ func (m *manager) GetMutable(ctx context.Context, id string, opts ...RefOption) 
 		err = verdictError(verdict)
 	}
 	if err != nil {
-		m.observe(Event{Kind: EventGet, ID: id, Reason: "miss", Err: err}, start)
+		m.observe(Event{Kind: EventGet, ID: id, Reason: ReasonMiss, Cause: missCause(err), Err: err}, start)
 		return nil, errors.Wrapf(err, "getting mutable record %q", id)
 	}
-	m.observe(Event{Kind: EventGet, ID: id, Reason: "hit"}, start)
+	m.observe(Event{Kind: EventGet, ID: id, Reason: ReasonHit, Cause: CauseID}, start)
 	return m.newMutableRef(rec, id, o.handlers), nil
 }
 

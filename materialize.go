@@ -199,12 +199,20 @@ func (m *manager) restored(ctx context.Context, rec *graph.Record, src source) b
 
 // collectGarbage has the backend remove what no lease protects any more, now rather than some time.
 func (m *manager) collectGarbage(ctx context.Context) {
-	if m.opt.GarbageCollect == nil {
-		return
-	}
-	if _, err := m.opt.GarbageCollect(context.WithoutCancel(ctx)); err != nil {
+	if err := m.collected(context.WithoutCancel(ctx)); err != nil {
 		log.G(ctx).WithError(err).Warn("layer cache: what is of no use any more is not collected yet")
 	}
+}
+
+// collected is one collection of garbage.
+func (m *manager) collected(ctx context.Context) error {
+	if m.opt.GarbageCollect == nil {
+		return nil
+	}
+	ctx, working := m.begin(ctx, Event{Kind: EventCollect})
+	_, err := m.opt.GarbageCollect(ctx)
+	working.done(Event{Kind: EventCollect, Err: err})
+	return err
 }
 
 // publishExtracted notes that the snapshot of a record is there.

@@ -80,17 +80,19 @@ func (m *manager) extractDerived(ctx context.Context, rec *graph.Record, st grap
 	if rec.Kind() == graph.Diff {
 		w.action = "diffing"
 	}
-	start := m.eventStart()
+	ev := Event{Kind: EventExtract, ID: st.Imm, Reason: rec.Kind().String()}
+	ctx, working := m.begin(ctx, ev)
 	ctx, done := w.showProgress(ctx)
 	defer func() {
 		done(err)
-		m.observe(Event{Kind: EventExtract, ID: st.Imm, Reason: rec.Kind().String(), Err: err}, start)
+		ev.Err = err
+		working.done(ev)
 	}()
 	steps := stepsOf(rec)
 	if err := w.inputs(ctx, steps); err != nil {
 		return err
 	}
-	leave, err := m.treeSlots.Enter(ctx, st.ImmSnapshot)
+	leave, err := enterSlot(ctx, m, &m.treeSlots, st.ImmSnapshot, Event{ID: st.Imm, Reason: PoolTree})
 	if err != nil {
 		return err
 	}
@@ -144,7 +146,7 @@ func (w *merging) inputs(ctx context.Context, steps []step) error {
 // next who wants the tree finds it.
 func (w *merging) makeTree(ctx context.Context, steps []step) error {
 	m := w.m
-	leave, err := m.unpacking.Enter(ctx, struct{}{}, w.src.rank)
+	leave, err := enterPool(ctx, m, &m.unpacking, struct{}{}, w.src.rank, Event{ID: w.st.Imm, Reason: PoolUnpack})
 	if err != nil {
 		return err
 	}

@@ -5,64 +5,39 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/internal/flight"
 	"github.com/layercache/cache/internal/graph"
 )
 
-// EventKind says what an Event is about.
-type EventKind string
-
-// The kinds of events.
-const (
-	// EventNew: a record was made. Reason is "blob", "merge" or "diff" if it has no tree yet.
-	EventNew EventKind = "new"
-	// EventGet: a ref to an existing record was handed out. Reason is "hit", or why not.
-	EventGet EventKind = "get"
-	// EventRelease: the last ref of a record was released.
-	EventRelease EventKind = "release"
-	// EventCommit: a mutable record was sealed by its user.
-	EventCommit EventKind = "commit"
-	// EventReopen: a sealed record was taken up for writing again.
-	EventReopen EventKind = "reopen"
-	// EventFinalize: a sealed record's snapshot was committed.
-	EventFinalize EventKind = "finalize"
-	// EventMount: the mounts of a record were made.
-	EventMount EventKind = "mount"
-	// EventPull: a blob was fetched, or waited for while another record's fetch of it was under way.
-	EventPull EventKind = "pull"
-	// EventExtract: a layer was unpacked, or the tree of a merge or a diff was made; then Reason is "merge" or "diff".
-	EventExtract EventKind = "extract"
-	// EventPack: the blob of a layer was made, of the compression that Reason names.
-	EventPack EventKind = "pack"
-	// EventConvert: a blob was made of another compression, which Reason names.
-	EventConvert EventKind = "convert"
-	// EventExport: the blobs of a record were handed out; Size is that of all of them.
-	EventExport EventKind = "export"
-	// EventRemove: a record was removed. Reason says which rule asked for it.
-	EventRemove EventKind = "remove"
-	// EventRecover: a record left by an earlier process was repaired or dropped. Reason says how.
-	EventRecover EventKind = "recover"
-)
-
-// Event is something that happened in the cache.
-type Event struct {
-	Kind EventKind
-	// ID is the record's ID.
-	ID string
-	// Reason tells the cause in a word or two, where there is a choice.
-	Reason string
-	// Size is in bytes, 0 where unknown or without meaning.
-	Size int64
-	// Duration is how long the work took.
-	Duration time.Duration
-	// Err is the error the work ended with.
-	Err error
-}
-
-// Observer is told what happens in a cache. Observe is called from the goroutine that did the
-// work, after it, with no lock of the cache held; it may call the cache. What it must not call are
-// Close, which waits for the operation that the event is part of, and Prune while that is one.
+// Observer is told what happens in a cache. It has one method on purpose: what is new comes as a new kind of event or a new field of
+// Event, so that an observer that was written before still compiles and still works.
+//
+// Observe is called from the goroutine that did the work, after it, with no lock of the cache held; those of several goroutines
+// call it at the same time. The events of one goroutine come in the order in which the work ended, but those of what happened while a record was locked
+// for others come after that; between goroutines there is no order. Every operation waits until Observe returns, so it must be
+// quick: it should not do I/O. An event belongs to the observer, who must not change what its Holder refers to.
+//
+// Observe may call the cache. What it must not wait for is what the event is part of: Close, always; Prune, while an event comes from one; and
+// for the tree or the blob of a record where an event is about making it (EventPull, EventExtract, EventPack, EventConvert, EventWait).
 type Observer interface {
 	Observe(Event)
+}
+
+// Tracer is an Observer that is told of work that may take long when it begins, too; whoever makes spans needs that. If ManagerOpt.Observer has
+// this method, it is called.
+type Tracer interface {
+	Observer
+	// Begin is called before the work that an event of these kinds will be about: EventPull, EventExtract, EventPack, EventConvert, EventExport,
+	// EventPrune, EventCollect, EventWait. ev has what is known by then: the Kind, and the ID, Reason, Source, Digest and Size. The work is
+	// done in the context that Begin returns, which must be ctx or made from it. Work that several callers share, such as a
+	// transfer, sees the values of all their contexts, first come first. end, unless it is nil, is called once, when the work has ended, with the event that
+	// Observe is told of as well, then or later; not from the same goroutine in all cases.
+	//
+	// Unlike Observe, neither Begin nor end may call the cache: they may be called while a record is locked for others.
+	Begin(ctx context.Context, ev Event) (_ context.Context, end func(Event))
 }
 
 // observe reports an event whose work began at start. It costs a comparison if nobody observes.
@@ -82,6 +57,42 @@ func (m *manager) eventStart() time.Time {
 		return time.Time{}
 	}
 	return m.opt.Now()
+}
+
+// work is something that takes long and is going on. The zero value stands for what nobody observes.
+type work struct {
+	m     *manager
+	start time.Time
+	end   func(Event)
+}
+
+// begin tells that work begins. One of the work's methods must follow, which end it.
+func (m *manager) begin(ctx context.Context, ev Event) (context.Context, work) {
+	if m.opt.Observer == nil {
+		return ctx, work{}
+	}
+	w := work{m: m, start: m.opt.Now()}
+	if m.tracer != nil {
+		ctx, w.end = m.tracer.Begin(ctx, ev)
+	}
+	return ctx, w
+}
+
+// ended completes an event and ends the span. That the observer is told of the event is the caller's.
+func (w *work) ended(ev *Event) {
+	ev.Duration = w.m.opt.Now().Sub(w.start)
+	if w.end != nil {
+		w.end(*ev)
+	}
+}
+
+// done tells that work ended.
+func (w *work) done(ev Event) {
+	if w.m == nil {
+		return
+	}
+	w.ended(&ev)
+	w.m.opt.Observer.Observe(ev)
 }
 
 // slotEvents holds what happened in records' slots until these are left: an observer may call the
@@ -131,12 +142,80 @@ func (m *manager) reportEvents(rec *graph.Record) {
 // enter takes a record's slot. The function it returns leaves the slot and then reports what
 // happened in it.
 func (m *manager) enter(ctx context.Context, rec *graph.Record) (leave func(), err error) {
-	leaveSlot, err := m.slots.Enter(ctx, rec)
-	if err != nil || m.opt.Observer == nil {
-		return leaveSlot, err
+	if m.opt.Observer == nil {
+		return m.slots.Enter(ctx, rec)
+	}
+	leaveSlot, free := m.slots.TryEnter(rec)
+	if !free {
+		st := m.g.Status(rec)
+		ev := Event{Kind: EventWait, ID: nameOf(st), Reason: PoolRecord}
+		ctx, w := m.begin(ctx, ev)
+		leaveSlot, err = m.slots.Enter(ctx, rec)
+		ev.Err = err
+		if err != nil {
+			w.done(ev)
+			return nil, err
+		}
+		w.ended(&ev)
+		m.observeLater(rec, ev, time.Time{})
 	}
 	return func() {
 		leaveSlot()
 		m.reportEvents(rec)
 	}, nil
+}
+
+// enterSlot takes a slot that is not a record's. If that takes waiting, ev, which needs Reason, is reported when the slot is left.
+func enterSlot[K comparable](ctx context.Context, m *manager, slots *flight.Slots[K], key K, ev Event) (leave func(), err error) {
+	if m.opt.Observer == nil {
+		return slots.Enter(ctx, key)
+	}
+	if leave, free := slots.TryEnter(key); free {
+		return leave, nil
+	}
+	return m.waitFor(ctx, ev, func(ctx context.Context) (func(), error) { return slots.Enter(ctx, key) })
+}
+
+// enterPool is enterSlot for a place among several.
+func enterPool[K comparable](ctx context.Context, m *manager, pool *flight.Limit[K], key K, rank flight.Rank, ev Event) (leave func(), err error) {
+	if m.opt.Observer == nil {
+		return pool.Enter(ctx, key, rank)
+	}
+	if leave, free := pool.TryEnter(key); free {
+		return leave, nil
+	}
+	return m.waitFor(ctx, ev, func(ctx context.Context) (func(), error) { return pool.Enter(ctx, key, rank) })
+}
+
+// waitFor enters what others are in.
+func (m *manager) waitFor(ctx context.Context, ev Event, enter func(context.Context) (func(), error)) (leave func(), err error) {
+	ev.Kind = EventWait
+	ctx, w := m.begin(ctx, ev)
+	leaveSlot, err := enter(ctx)
+	ev.Err = err
+	if err != nil {
+		w.done(ev)
+		return nil, err
+	}
+	w.ended(&ev)
+	return func() {
+		leaveSlot()
+		m.opt.Observer.Observe(ev)
+	}, nil
+}
+
+// missCause says in a word why there was no ref.
+func missCause(err error) string {
+	missing := NeedsRemoteProviderError{}
+	switch {
+	case errors.Is(err, ErrLocked):
+		return CauseLocked
+	case IsNotFound(err):
+		return CauseNotFound
+	case errors.As(err, &missing):
+		return CauseNoProvider
+	case errdefs.IsInvalidArgument(err), errors.Is(err, errNonAddressable):
+		return CauseInvalid
+	}
+	return CauseFailed
 }

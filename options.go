@@ -79,7 +79,8 @@ type ManagerOpt struct {
 	// Transactions, if set, lets several calls to the backend share one of its transactions.
 	// Nil means separate calls, as with a containerd in another process.
 	Transactions *Transactions
-	// Observer, if set, is told what happens. It is called with no lock held and must not block for long.
+	// Observer, if set, is told what happens. It is called with no lock held and must not block for long. Package observe has one that
+	// counts, and the module github.com/layercache/cache/otel one that feeds OpenTelemetry.
 	Observer Observer
 	// Sync has Finalize flush a layer's tree to disk, by SyncFS, before it is stored that the layer is
 	// final. Without it that happens some time later; see SyncFS.
@@ -95,8 +96,9 @@ type ManagerOpt struct {
 	// BootID names this run of the machine, from its start to its end or crash; it differs from that of every other
 	// run. Empty means the system's own. Where there is none (Windows), nothing is dropped after a crash of the machine.
 	BootID string
-	// TrackHolders remembers where each live ref was taken, for Manager.Holders. It costs a
-	// stack walk per ref and is meant for debugging.
+	// TrackHolders remembers where each live ref was taken, for Manager.Holders, and has refs that are garbage-collected without a Release
+	// reported as EventLeak and in the log, each once. Such a ref is not released: what it held stays held until the manager is closed, as it
+	// would without this option. It costs a stack walk per ref and is meant for debugging.
 	TrackHolders bool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time

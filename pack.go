@@ -53,10 +53,12 @@ func (p *packJob) run(ctx context.Context) (err error) {
 	if hasBlob(p.st.Blob) {
 		return nil // another execution ended just before
 	}
-	start := m.eventStart()
+	ev := Event{Kind: EventPack, ID: p.st.Imm, Reason: p.cfg.Type.String()}
+	ctx, working := m.begin(ctx, ev)
 	var desc ocispecs.Descriptor
 	defer func() {
-		m.observe(Event{Kind: EventPack, ID: p.st.Imm, Reason: p.cfg.Type.String(), Size: desc.Size, Err: err}, start)
+		ev.Digest, ev.Size, ev.Err = desc.Digest, desc.Size, err
+		working.done(ev)
 	}()
 	work, err := m.leaseWork(ctx, p.st.Imm, nil)
 	if err != nil {
@@ -98,7 +100,7 @@ func (p *packJob) write(ctx context.Context) (desc ocispecs.Descriptor, err erro
 		return desc, err
 	}
 	defer func() { err = release2(err) }()
-	leave, err := m.packing.Enter(ctx, struct{}{}, p.src.rank)
+	leave, err := enterPool(ctx, m, &m.packing, struct{}{}, p.src.rank, Event{ID: p.st.Imm, Reason: PoolPack})
 	if err != nil {
 		return desc, err
 	}

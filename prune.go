@@ -18,7 +18,7 @@ import (
 // Up to two batches are condemned at a time, see pruning.begin.
 const pruneBatch = 512
 
-func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.PruneInfo) error {
+func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.PruneInfo) (err error) {
 	if err := m.life.begin(); err != nil {
 		return errors.Wrap(err, "pruning")
 	}
@@ -27,16 +27,35 @@ func (m *manager) Prune(ctx context.Context, ch chan usage.Info, infos ...usage.
 	if err != nil {
 		return err
 	}
-	leave, err := m.pruneSlot.Enter(ctx, struct{}{})
+	ev := Event{Kind: EventPrune}
+	if len(policies) > 0 && policies[0].DryRun {
+		ev.Reason = ReasonDryRun
+	}
+	ctx, working := m.begin(ctx, ev)
+	leave, err := enterSlot(ctx, m, &m.pruneSlot, struct{}{}, Event{Reason: PoolPrune})
 	if err != nil {
+		ev.Err = err
+		working.done(ev)
 		return err
 	}
 	p := &pruning{planning: planning{m: m}, ch: ch}
-	defer p.end(ctx, leave)
+	defer func() {
+		p.end(ctx, func() {
+			leave()
+			ev.Records, ev.Size, ev.Err = p.removed, p.bytes, err
+			working.done(ev)
+		})
+	}()
+	return p.call(ctx, policies)
+}
+
+// call does what the policies say; on a full disk with the space that was kept back.
+func (p *pruning) call(ctx context.Context, policies []prunePolicy) error {
+	m := p.m
 	if len(policies) > 0 && policies[0].DryRun {
 		return p.dryRun(ctx, policies)
 	}
-	err = p.carryOut(ctx, policies)
+	err := p.carryOut(ctx, policies)
 	for before := -1; diskFull(err) && m.opt.Reserve != nil && p.dropped > before; { // again as long as it gets anywhere
 		if before >= 0 { // the reserve was not enough, but what was deleted since then may be
 			m.collectGarbage(ctx)
@@ -76,10 +95,7 @@ func (p *pruning) carryOut(ctx context.Context, policies []prunePolicy) error {
 			return err
 		}
 	}
-	if p.m.opt.GarbageCollect == nil {
-		return nil
-	}
-	if _, err = p.m.opt.GarbageCollect(ctx); err != nil && ctx.Err() != nil {
+	if err = p.m.collected(ctx); err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	return errors.Wrap(err, "collecting garbage")
@@ -95,6 +111,9 @@ type pruning struct {
 	// there is a rest, both belong to that.
 	last    *batch
 	dropped int
+	// removed is how many records went, and bytes what came free with them, for the event that tells of the call.
+	removed int
+	bytes   int64
 }
 
 // batch is records that go together.
@@ -142,6 +161,8 @@ func (p *pruning) dryRun(ctx context.Context, policies []prunePolicy) error {
 			}
 			p.gone[victim.view.Record] = true
 			p.freed += victim.freed
+			p.removed++
+			p.bytes += victim.freed
 			if err := p.report(ctx, victim); err != nil {
 				return err
 			}
@@ -227,7 +248,11 @@ func (p *pruning) remove(ctx context.Context, plan *prunePlan, victims []planned
 	for i, v := range next.gone {
 		recs[i] = v.Record
 	}
-	next.removal = p.m.newRemoval("pruned", recs)
+	next.removal = p.m.newRemoval(ReasonPruned, recs)
+	next.cause, next.sizes = plan.policy.rule, make([]int64, len(recs))
+	for i, v := range next.gone {
+		next.sizes[i] = next.freed[v]
+	}
 	return len(recs), p.step(ctx, next)
 }
 
@@ -299,6 +324,10 @@ func (p *pruning) finish(ctx context.Context) (gone []*batch, err error) {
 // drop ends a batch in memory.
 func (p *pruning) drop(ctx context.Context, b *batch, failed error) error {
 	p.dropped += len(b.recs)
+	p.removed += len(b.recs)
+	for _, size := range b.sizes {
+		p.bytes += size
+	}
 	err := p.m.endRemoval(ctx, b.removal, failed)
 	p.m.reportEventsOf(b.recs)
 	return stderrors.Join(b.failed(err), p.m.inherit(b.plan.accounts, b.gone))

@@ -151,7 +151,9 @@ func (p *planning) plan(ctx context.Context, policy *prunePolicy, keep int64, no
 			}
 			free += now
 		}
-		plan.keep = budget(policy.PruneInfo, plan.left, free)
+		plan.keep, policy.rule = budget(policy.PruneInfo, plan.left, free), ruleOf(policy.PruneInfo, plan.left, free)
+	} else if !policy.budgeted() {
+		policy.rule = ruleOf(policy.PruneInfo, 0, 0)
 	}
 	return plan, err
 }

@@ -14,6 +14,8 @@ import (
 type prunePolicy struct {
 	usage.PruneInfo
 	filter filters.Filter // nil matches everything
+	// rule is what of the policy makes records go, for the events that tell of it; see ruleOf.
+	rule string
 }
 
 // parsePolicies judges all policies, so that nothing is deleted for the first while the last is invalid (spec PRN-2).
@@ -69,6 +71,24 @@ func (p *prunePolicy) spares(v *graph.View, now time.Time) usage.Reason {
 		return usage.ReasonFiltered
 	}
 	return ""
+}
+
+// ruleOf tells which of a policy's limits makes records go; the arguments are those of budget.
+func ruleOf(p usage.PruneInfo, total, free int64) string {
+	missing := p.MinFreeSpace - free
+	switch {
+	case p.MinFreeSpace != 0 && missing > 0 && (p.MaxUsedSpace == 0 || total-missing < p.MaxUsedSpace):
+		return RuleMinFreeSpace
+	case p.MaxUsedSpace != 0:
+		return RuleMaxUsedSpace
+	case p.MinFreeSpace != 0:
+		return RuleMinFreeSpace
+	case p.ReservedSpace != 0:
+		return RuleReservedSpace
+	case p.KeepDuration != 0:
+		return RuleKeepDuration
+	}
+	return RuleIdle
 }
 
 // budget is how many bytes may stay (spec PRN-5). total is what the cache occupies, free what an

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -72,11 +73,7 @@ func (m *manager) pull(ctx context.Context, c *graph.Candidate, src source) erro
 		return errors.WithMessage(NeedsRemoteProviderError{d}, "unexpected nil descriptor handler")
 	}
 	desc, src := handledDescriptor(c.Blob, dh), m.ranked(src)
-	start := m.eventStart()
-	leased, err := together(ctx, &m.pulls, d, func(ctx context.Context) (string, error) {
-		return c.ID, m.pinned(ctx, c.Record, func() error { return m.fetch(ctx, c.ID, desc, dh, src) })
-	})
-	m.observe(Event{Kind: EventPull, ID: c.ID, Size: desc.Size, Err: err}, start)
+	leased, err := m.transferred(ctx, c, desc, dh, src)
 	if err != nil {
 		return err
 	}
@@ -96,18 +93,64 @@ func (m *manager) pull(ctx context.Context, c *graph.Candidate, src source) erro
 	return (&refMetadata{m: m, id: c.ID}).describe("pulled from " + meta.ImageRefs[0])
 }
 
-func (m *manager) blobLocal(ctx context.Context, d digest.Digest) (bool, error) {
-	_, err := m.opt.ContentStore.Info(ctx, d)
-	if errdefs.IsNotFound(err) {
-		return false, nil
+// transfer is what became of a wanted blob.
+type transfer struct {
+	// leased is the ID of the record whose lease on variants lists the blob.
+	leased string
+	// fetched says that it was not there before, and size how long it is.
+	fetched bool
+	size    int64
+	// told says that one of those who waited has claimed the transfer as theirs, so that it is counted once.
+	told atomic.Bool
+}
+
+// transferred makes a blob local together with all who want it. It returns the ID of the record whose lease on variants lists it.
+func (m *manager) transferred(ctx context.Context, c *graph.Candidate, desc ocispecs.Descriptor, dh *DescHandler, src source) (leased string, err error) {
+	ev := Event{Kind: EventPull, ID: c.ID, Digest: desc.Digest, Size: desc.Size, Source: dh.Ref}
+	ctx, pulling := m.begin(ctx, ev)
+	t, err := together(ctx, &m.pulls, desc.Digest, func(ctx context.Context) (*transfer, error) {
+		t := &transfer{leased: c.ID}
+		return t, m.pinned(ctx, c.Record, func() error { return m.fetch(ctx, t, desc, dh, src) })
+	})
+	ev.Reason, ev.Err = ReasonShared, err
+	switch {
+	case err != nil:
+		ev.Reason = ReasonFetched // whoever tried
+	case !t.fetched:
+		ev.Reason, ev.Size = ReasonLocal, t.size
+	case t.told.CompareAndSwap(false, true):
+		ev.Reason, ev.Size = ReasonFetched, t.size
+	default:
+		ev.Size = t.size
 	}
-	return err == nil, errors.Wrapf(err, "looking for blob %s", d)
+	pulling.done(ev)
+	if err != nil {
+		return "", err
+	}
+	return t.leased, nil
+}
+
+func (m *manager) blobLocal(ctx context.Context, d digest.Digest) (bool, error) {
+	local, _, err := m.localBlob(ctx, d)
+	return local, err
+}
+
+// localBlob is blobLocal that tells the blob's size, too.
+func (m *manager) localBlob(ctx context.Context, d digest.Digest) (local bool, size int64, err error) {
+	info, err := m.opt.ContentStore.Info(ctx, d)
+	if errdefs.IsNotFound(err) {
+		return false, 0, nil
+	}
+	return err == nil, info.Size, errors.Wrapf(err, "looking for blob %s", d)
 }
 
 // fetch transfers a blob under a lease of its own, so that whoever waits for it may go without the others
 // losing it (quirk Q37). The record's lease on variants lists the blob from the start.
-func (m *manager) fetch(ctx context.Context, id string, desc ocispecs.Descriptor, dh *DescHandler, src source) (err error) {
-	if local, err := m.blobLocal(ctx, desc.Digest); err != nil || local {
+func (m *manager) fetch(ctx context.Context, t *transfer, desc ocispecs.Descriptor, dh *DescHandler, src source) (err error) {
+	id := t.leased
+	local, size, err := m.localBlob(ctx, desc.Digest)
+	if err != nil || local {
+		t.size = size
 		if local { // the transfer before this one has just ended
 			err = m.transact(ctx, func(ctx context.Context) error { return m.leaseVariant(ctx, id, desc.Digest.String()) })
 		}
@@ -123,7 +166,7 @@ func (m *manager) fetch(ctx context.Context, id string, desc ocispecs.Descriptor
 			defer func() { stop(err) }() // with what it really ended with (quirk Q38)
 		}
 	}
-	leave, err := m.origins.Enter(ctx, dh.Ref, src.rank)
+	leave, err := enterPool(ctx, m, &m.origins, dh.Ref, src.rank, Event{ID: id, Reason: PoolPull, Digest: desc.Digest, Source: dh.Ref})
 	if err != nil {
 		return err
 	}
@@ -151,8 +194,8 @@ func (m *manager) fetch(ctx context.Context, id string, desc ocispecs.Descriptor
 	if err != nil {
 		return err
 	}
-	local, err := m.blobLocal(ctx, desc.Digest)
-	if err == nil && !local {
+	t.fetched, t.size, err = m.localBlob(ctx, desc.Digest)
+	if err == nil && !t.fetched {
 		err = errors.Wrap(errdefs.ErrNotFound, "the blob is not there after its transfer")
 	}
 	return err

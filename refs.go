@@ -192,7 +192,7 @@ func (m *manager) newImmutableRef(rec *graph.Record, id string, pg progress.Cont
 		refMetadata: refMetadata{m: m, id: id},
 		rec:         rec, handlers: dhs, progress: pg, triggers: triggers,
 	}
-	m.took(r, r.id, false)
+	took(m, r, r.id, false)
 	return r
 }
 
@@ -203,7 +203,7 @@ func (r *immutableRef) IdentityMapping() *user.IdentityMapping { return r.m.Iden
 func (r *immutableRef) Clone() ImmutableRef {
 	c := &immutableRef{refMetadata: r.refMetadata, rec: r.rec, handlers: r.handlers, progress: r.progress}
 	if r.m.g.Clone(r.rec, r.id, false) {
-		r.m.took(c, c.id, false)
+		took(r.m, c, c.id, false)
 	} else {
 		c.released.Store(true)
 	}
@@ -214,10 +214,10 @@ func (r *immutableRef) Release(ctx context.Context) error {
 	if !r.released.CompareAndSwap(false, true) {
 		return nil
 	}
-	r.m.gone(r)
+	gone(r.m, r)
 	o := r.m.g.DropRef(r.rec, r.triggers, r.m.now())
 	err := r.m.carryOut(ctx, r.rec, o)
-	if o.Last {
+	if o.Last && r.m.opt.Observer != nil {
 		r.m.observe(Event{Kind: EventRelease, ID: r.id, Err: err}, time.Time{})
 	}
 	if err != nil { // asked first, since the arguments alone cost an allocation
@@ -268,7 +268,7 @@ func (r *immutableRef) LayerChain() RefList {
 		}
 		c := &immutableRef{refMetadata: refMetadata{m: r.m, id: id}, rec: l, handlers: r.handlers, progress: r.progress}
 		if r.m.g.Clone(l, c.id, false) {
-			r.m.took(c, c.id, false)
+			took(r.m, c, c.id, false)
 		} else {
 			c.released.Store(true)
 		}
@@ -289,7 +289,7 @@ type mutableRef struct {
 // newMutableRef wraps a claim that the graph has noted already.
 func (m *manager) newMutableRef(rec *graph.Record, id string, dhs DescHandlers) *mutableRef {
 	r := &mutableRef{refMetadata: refMetadata{m: m, id: id}, rec: rec, handlers: dhs}
-	m.took(r, id, true)
+	took(m, r, id, true)
 	return r
 }
 
@@ -334,7 +334,7 @@ func (r *mutableRef) commitInSlot() (*immutableRef, error) {
 		return nil, err
 	}
 	r.done.Store(true)
-	r.m.gone(r)
+	gone(r.m, r)
 	return r.m.newImmutableRef(r.rec, imm.ID, nil, r.handlers, true), nil
 }
 
@@ -355,7 +355,7 @@ func (r *mutableRef) releaseInSlot(ctx context.Context) error {
 		return nil
 	}
 	m := r.m
-	m.gone(r)
+	gone(m, r)
 	o := m.g.DropWriter(r.rec, m.now())
 	err := m.carryOutInSlot(ctx, r.rec, o)
 	m.observeLater(r.rec, Event{Kind: EventRelease, ID: r.id, Err: err}, time.Time{})

@@ -76,7 +76,7 @@ func (m *manager) beginCleanUp(rec *graph.Record, o graph.Outcome) (begun bool, 
 
 func (m *manager) cleanUp(ctx context.Context, rec *graph.Record, o graph.Outcome) error {
 	if o.Remove {
-		return m.remove(ctx, "released", rec)
+		return m.remove(ctx, ReasonReleased, rec)
 	}
 	return m.dropMounts(ctx, rec)
 }
@@ -145,6 +145,9 @@ type removal struct {
 	// left is what there still is of them.
 	left  leftovers
 	start time.Time
+	// cause and sizes are what events tell of records that were pruned: the rule, and what comes free with each.
+	cause string
+	sizes []int64
 }
 
 func (m *manager) newRemoval(reason string, recs []*graph.Record) *removal {
@@ -233,7 +236,11 @@ func (m *manager) endRemoval(ctx context.Context, r *removal, failed error) (err
 		for _, f := range follow {
 			m.settle(ctx, f.Record, f.Outcome)
 		}
-		m.observeLater(rec, Event{Kind: EventRemove, ID: nameOf(r.doomed[i]), Reason: r.reason, Err: failed}, r.start)
+		ev := Event{Kind: EventRemove, ID: nameOf(r.doomed[i]), Reason: r.reason, Cause: r.cause, Err: failed}
+		if r.sizes != nil {
+			ev.Size = r.sizes[i]
+		}
+		m.observeLater(rec, ev, r.start)
 	}
 	return err
 }

@@ -208,19 +208,21 @@ func (m *manager) convert(ctx context.Context, rec *graph.Record, cfg compressio
 	if _, err := m.findVariant(ctx, desc, cfg.Type); !errors.Is(err, errNoVariant) {
 		return err
 	}
-	leave, err := m.packing.Enter(ctx, struct{}{}, src.rank)
+	leave, err := enterPool(ctx, m, &m.packing, struct{}{}, src.rank, Event{ID: st.Imm, Reason: PoolPack})
 	if err != nil {
 		return err
 	}
 	defer leave()
-	start := m.eventStart()
+	ev := Event{Kind: EventConvert, ID: st.Imm, Reason: cfg.Type.String()}
 	work, err := m.leaseWork(ctx, st.Imm, nil, contentResource(st.Blob.Digest))
 	if err != nil {
 		return err
 	}
 	defer work.end(ctx)
-	made, err := codec.Convert(work.with(ctx), m.opt.ContentStore, desc, cfg)
-	m.observe(Event{Kind: EventConvert, ID: st.Imm, Reason: cfg.Type.String(), Size: made.Size, Err: err}, start)
+	cctx, working := m.begin(work.with(ctx), ev)
+	made, err := codec.Convert(cctx, m.opt.ContentStore, desc, cfg)
+	ev.Digest, ev.Size, ev.Err = made.Digest, made.Size, err
+	working.done(ev)
 	if err != nil {
 		return err
 	}

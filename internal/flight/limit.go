@@ -57,10 +57,18 @@ func (l *Limit[K]) Enter(ctx context.Context, key K, rank Rank) (leave func(), e
 	}
 }
 
-// enter takes a place, or returns who waits for one.
-func (l *Limit[K]) enter(key K, rank Rank) *waiter {
+// TryEnter is Enter for who does not want to wait: it takes a place that is free, and else does nothing.
+func (l *Limit[K]) TryEnter(key K) (leave func(), ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.tookPlace(key) {
+		return nil, false
+	}
+	return func() { l.leave(key) }, true
+}
+
+// tookPlace takes a place and tells whether there was one. l.mu is held.
+func (l *Limit[K]) tookPlace(key K) bool {
 	p := l.keys[key]
 	if p == nil {
 		if l.keys == nil {
@@ -69,10 +77,21 @@ func (l *Limit[K]) enter(key K, rank Rank) *waiter {
 		p = &places{}
 		l.keys[key] = p
 	}
-	if p.inside < max(l.Max, 1) {
-		p.inside++
+	if p.inside >= max(l.Max, 1) {
+		return false
+	}
+	p.inside++
+	return true
+}
+
+// enter takes a place, or returns who waits for one.
+func (l *Limit[K]) enter(key K, rank Rank) *waiter {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.tookPlace(key) {
 		return nil
 	}
+	p := l.keys[key]
 	w := &waiter{rank: rank, in: make(chan struct{})}
 	after, _ := slices.BinarySearchFunc(p.waiting, rank, func(other *waiter, rank Rank) int {
 		return cmp.Or(other.rank.compare(rank), -1) // behind those of the same rank

@@ -55,6 +55,24 @@ func (s *Slots[K]) Enter(ctx context.Context, key K) (leave func(), err error) {
 	}
 }
 
+// TryEnter is Enter for who does not want to wait: it takes a key that is free, and else does nothing.
+func (s *Slots[K]) TryEnter(key K) (leave func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.slots[key] != nil {
+		return nil, false
+	}
+	if s.slots == nil {
+		s.slots = map[K]*slot{}
+	}
+	sl := &slot{free: make(chan struct{}, 1), holders: 1}
+	s.slots[key] = sl
+	return func() {
+		sl.free <- struct{}{}
+		s.forget(key, sl)
+	}, true
+}
+
 func (s *Slots[K]) forget(key K, sl *slot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,6 +15,7 @@ type View struct {
 	// Immutable is the immutable name of a pair shown by its mutable one.
 	Immutable string
 	Kind      Kind
+	State     State
 	Parents   []string
 	// Size is in bytes, -1 if unknown; all that the record owns, whoever else does.
 	Size int64
@@ -110,7 +111,7 @@ func (r *Record) shownLocked() *Meta {
 func (s *glance) viewLocked(m *Meta) View {
 	r := s.record
 	v := View{
-		Record: r, Gen: s.gen, touched: s.touched, Meta: *m, Mutable: m == r.mut, Kind: r.kind, Size: m.Size,
+		Record: r, Gen: s.gen, touched: s.touched, Meta: *m, Mutable: m == r.mut, Kind: r.kind, State: r.state, Size: m.Size,
 		InUse: s.inUse, Held: s.held, Links: int(s.links), Parts: r.parts, Own: r.ownPartsLocked(),
 	}
 	v.Pinned = r.mut != nil && r.mut.Pinned || r.imm != nil && r.imm.Pinned
