@@ -118,11 +118,11 @@ type Manager interface {
 // Stats counts what a manager has in memory.
 type Stats struct {
 	// Records counts the visible records, a lazily committed pair once.
-	Records int
+	Records int `json:"records"`
 	// Refs counts the live refs, those of operations under way included.
-	Refs int
+	Refs int `json:"refs"`
 	// Mounts counts the records whose mounts are remembered.
-	Mounts int
+	Mounts int `json:"mounts"`
 }
 
 type manager struct {

@@ -100,7 +100,7 @@ func TestEvents(t *testing.T) {
 	release(t, ref, imm)
 	require.Equal(t, []string{"release " + imm.ID()}, r.takeTexts())
 	require.Len(t, prune(t, env, usage.PruneInfo{}), 1)
-	require.Equal(t, []string{"remove " + imm.ID() + " pruned"}, r.takeTexts())
+	require.Equal(t, []string{"remove " + imm.ID() + " pruned", "collect ", "prune "}, r.takeTexts())
 
 	mut = newMutable(t, env, nil)
 	release(t, mut)

@@ -20,8 +20,8 @@ type Total struct {
 	// Unmeasured are those of the records whose size is not known, such as what was not measured since it was written, or is being
 	// written; DiskUsage and Prune measure.
 	Unmeasured int `json:"unmeasured"`
-	// Bytes is what the others occupy. What several records own is counted once, at the oldest of them, as far as is known
-	// without measuring.
+	// Bytes is what the others occupy, as it was measured. What several records own is counted once, at the oldest of them, if its own size is
+	// remembered, and at each of them until then: a DiskUsage remembers it for those that were measured before.
 	Bytes int64 `json:"bytes"`
 }
 
