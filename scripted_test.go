@@ -9,8 +9,8 @@ import (
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/observe"
 	"github.com/layercache/cache/testutil"
-	loopback "github.com/layercache/cache/testutil/registry"
 	"github.com/layercache/cache/testutil/knownrun"
+	loopback "github.com/layercache/cache/testutil/registry"
 )
 
 // untimed are counts without durations, which the run does not tell.

@@ -290,3 +290,45 @@ func TestLimitUnderLoad(t *testing.T) {
 	require.LessOrEqual(t, most.Load(), int64(3))
 	require.Zero(t, l.Len())
 }
+
+// Who does not want to wait takes what is free, and leaves alone what is not.
+func TestTryEnter(t *testing.T) {
+	ctx := context.Background()
+	var s flight.Slots[string]
+	leave, ok := s.TryEnter("k")
+	require.True(t, ok)
+	_, ok = s.TryEnter("k")
+	require.False(t, ok)
+	waiting := make(chan error, 1)
+	go func() {
+		next, err := s.Enter(ctx, "k")
+		if err == nil {
+			defer next()
+		}
+		waiting <- err
+	}()
+	leave()
+	require.NoError(t, <-waiting, "who waits comes in after one who did not have to")
+	require.Eventually(t, func() bool { return s.Len() == 0 }, 10*time.Second, time.Millisecond)
+
+	l := flight.Limit[string]{Max: 2}
+	var leaves []func()
+	for range 2 {
+		leave, ok := l.TryEnter("k")
+		require.True(t, ok)
+		leaves = append(leaves, leave)
+	}
+	_, ok = l.TryEnter("k")
+	require.False(t, ok)
+	other, ok := l.TryEnter("other")
+	require.True(t, ok)
+	other()
+	leaves[0]()
+	next, err := l.Enter(ctx, "k", flight.Rank{})
+	require.NoError(t, err)
+	_, ok = l.TryEnter("k")
+	require.False(t, ok)
+	next()
+	leaves[1]()
+	require.Zero(t, l.Len())
+}

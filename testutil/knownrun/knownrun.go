@@ -35,11 +35,11 @@ type Run struct {
 	Full      []cache.Total
 	FullBytes int64
 
-	t     testing.TB
-	env   *testutil.Env
-	reg   *registry.Registry
-	held  []cache.Ref
-	ctx   context.Context
+	t    testing.TB
+	env  *testutil.Env
+	reg  *registry.Registry
+	held []cache.Ref
+	ctx  context.Context
 }
 
 // Do carries the run out on an empty cache, and calls full when there is most in it. Its parts are the environment's, real or not; the
