@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/layercache/cache/internal/graph"
 )
@@ -75,6 +76,18 @@ func (m *manager) undoLease(ids ...string) func(context.Context) error {
 // snapshotsJoin tells whether the snapshotter's writes may be part of transact.
 func (m *manager) snapshotsJoin() bool {
 	return m.opt.Transactions != nil && m.opt.Transactions.Snapshots
+}
+
+// snapshotsLease tells whether a lease is left to list the snapshot that is about to be made when that is made: backends add it to the lease
+// of the context, in the same transaction. Where calls share none that saves one of them, which may be a round trip.
+func (m *manager) snapshotsLease() bool { return m.opt.Transactions == nil }
+
+// leasing returns the context for making a snapshot that the lease called id is to list.
+func (m *manager) leasing(ctx context.Context, id string) context.Context {
+	if m.snapshotsLease() {
+		return leases.WithLease(ctx, id)
+	}
+	return ctx
 }
 
 // lease describes a lease to make for a record.
@@ -155,14 +168,33 @@ func (m *manager) remakeLease(ctx context.Context, l lease, anew bool) (err erro
 	return err
 }
 
+// leasesAtOnce is how many calls deleteLeases has under way where each is one by itself, perhaps to another process: enough to hide the way
+// there and back, and few for a backend that serves others as well.
+const leasesAtOnce = 8
+
 // deleteLeases deletes leases; those that do not exist count as deleted. All are tried, and the first
-// error is returned.
+// error is returned. Many are deleted several at a time, unless they share a transaction.
 func (m *manager) deleteLeases(ctx context.Context, ids ...string) error {
-	var first error
-	for _, id := range ids {
-		if err := m.opt.LeaseManager.Delete(ctx, leases.Lease{ID: id}); err != nil && !errdefs.IsNotFound(err) && first == nil {
-			first = errors.Wrapf(err, "deleting lease %q", id)
+	if m.opt.Transactions != nil || len(ids) <= leasesAtOnce {
+		var first error
+		for _, id := range ids {
+			if err := m.deleteLease(ctx, id); first == nil {
+				first = err
+			}
 		}
+		return first
 	}
-	return first
+	var g errgroup.Group
+	g.SetLimit(leasesAtOnce)
+	for _, id := range ids {
+		g.Go(func() error { return m.deleteLease(ctx, id) })
+	}
+	return g.Wait()
+}
+
+func (m *manager) deleteLease(ctx context.Context, id string) error {
+	if err := m.opt.LeaseManager.Delete(ctx, leases.Lease{ID: id}); err != nil && !errdefs.IsNotFound(err) {
+		return errors.Wrapf(err, "deleting lease %q", id)
+	}
+	return nil
 }

@@ -183,7 +183,7 @@ func NewManager(opt ManagerOpt) (Manager, error) {
 	merger, ok := opt.Snapshotter.(snapshot.MergeSnapshotter)
 	if !ok {
 		guardFirst(&opt)
-		merger = snapshot.NewMergeSnapshotter(context.Background(), opt.Snapshotter, opt.LeaseManager)
+		merger = snapshot.NewMergeSnapshotterWith(context.Background(), opt.Snapshotter, opt.LeaseManager, snapshot.MergeOptions{Capabilities: opt.Capabilities})
 		opt.Snapshotter = merger
 	}
 	m := &manager{
@@ -191,7 +191,7 @@ func NewManager(opt ManagerOpt) (Manager, error) {
 		merger:       merger,
 		store:        opt.MetadataStore,
 		resourceType: "snapshots/" + opt.Snapshotter.Name(),
-		caps:         snapshot.CapabilitiesOf(opt.Snapshotter.Name()),
+		caps:         capabilitiesOf(&opt),
 		g:            graph.New(),
 		origins:      flight.Limit[string]{Max: transfersPerOrigin},
 		unpacking:    flight.Limit[struct{}]{Max: unpackers},

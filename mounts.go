@@ -200,16 +200,17 @@ func (m *manager) forgetMounts(ctx context.Context, rec *graph.Record) (view boo
 func (m *manager) view(ctx context.Context, st graph.Status) (mountable snapshot.Mountable, err error) {
 	key := st.ImmSnapshot + viewSuffix
 	l := lease{id: st.Imm + viewSuffix, record: st.Imm, temporary: true, resources: []leases.Resource{m.snapshotResource(key)}}
+	first := l
+	if m.snapshotsLease() {
+		first.resources = nil
+	}
 	snap := func(ctx context.Context) error {
 		var err error
-		mountable, err = m.opt.Snapshotter.View(ctx, key, st.ImmSnapshot, m.caps.WritableOpts()...)
-		if errdefs.IsAlreadyExists(err) {
-			mountable, err = m.opt.Snapshotter.Mounts(ctx, key)
-		}
+		mountable, err = m.viewUnder(m.leasing(ctx, l.id), l, key, st.ImmSnapshot)
 		return errors.Wrapf(err, "viewing snapshot %q", st.ImmSnapshot)
 	}
 	err = m.transact(ctx, func(ctx context.Context) error {
-		if _, err := m.createLease(ctx, l); err != nil || !m.snapshotsJoin() {
+		if _, err := m.createLease(ctx, first); err != nil || !m.snapshotsJoin() {
 			return err
 		}
 		return snap(ctx)
@@ -222,6 +223,26 @@ func (m *manager) view(ctx context.Context, st graph.Status) (mountable snapshot
 		return nil, err
 	}
 	return checkedMountable{mountable}, nil
+}
+
+// viewUnder makes a view, or takes up one that is there, which the lease may not list yet: until it does the view may be collected, and
+// then it is made anew.
+func (m *manager) viewUnder(ctx context.Context, l lease, key, of string) (snapshot.Mountable, error) {
+	for retried := false; ; retried = true {
+		mountable, err := m.opt.Snapshotter.View(ctx, key, of, m.caps.WritableOpts()...)
+		if !errdefs.IsAlreadyExists(err) {
+			return mountable, err
+		}
+		if m.snapshotsLease() {
+			if _, err := m.createLease(ctx, l); err != nil {
+				return nil, err
+			}
+		}
+		mountable, err = m.opt.Snapshotter.Mounts(ctx, key)
+		if retried || !m.snapshotsLease() || !errdefs.IsNotFound(err) {
+			return mountable, err
+		}
+	}
 }
 
 // checkedMountable says that a tree has too many layers to be mounted, where the kernel would only say that the options are invalid

@@ -38,6 +38,9 @@ type ManagerOpt struct {
 	// Snapshotter holds the layers' trees. The manager uses it but does not close it. Trees of merges are made by
 	// snapshot.NewMergeSnapshotter on it, unless it is a snapshot.MergeSnapshotter itself, such as one that reports how.
 	Snapshotter snapshot.Snapshotter
+	// Capabilities replace what is known of the snapshotter's name (snapshot.CapabilitiesOf): for one whose directories this process
+	// cannot reach, say. Nil means what is known.
+	Capabilities *snapshot.Capabilities
 	// ContentStore holds the layers' blobs.
 	ContentStore content.Store
 	// LeaseManager protects both from the backend's garbage collection. If it has a method
@@ -147,6 +150,14 @@ type ExternalRefChecker interface {
 	// Exists reports whether something outside, an image for instance, consists of exactly the
 	// given layer blobs, bottom first. id names the record.
 	Exists(id string, blobs []digest.Digest) bool
+}
+
+// capabilitiesOf is what a manager takes its snapshotter to be capable of.
+func capabilitiesOf(opt *ManagerOpt) snapshot.Capabilities {
+	if opt.Capabilities != nil {
+		return *opt.Capabilities
+	}
+	return snapshot.CapabilitiesOf(opt.Snapshotter.Name())
 }
 
 func (opt *ManagerOpt) validate() error {

@@ -151,7 +151,7 @@ func (m *manager) stageSnapshot(ctx context.Context, l *litter) error {
 		if !b.writable {
 			return nil
 		}
-		err := m.opt.Snapshotter.Prepare(ctx, b.id, b.parentSnapshot, b.snapshotOpts...)
+		err := m.opt.Snapshotter.Prepare(m.leasing(ctx, b.id), b.id, b.parentSnapshot, b.snapshotOpts...)
 		return errors.Wrapf(err, "preparing snapshot %q on %q", b.id, b.parentSnapshot)
 	}
 	err := m.transact(ctx, func(ctx context.Context) error {
@@ -172,7 +172,11 @@ func (m *manager) stageSnapshot(ctx context.Context, l *litter) error {
 }
 
 func (m *manager) leaseOfNew(b *birth) lease {
-	return lease{id: b.id, record: b.id, resources: append([]leases.Resource{m.snapshotResource(b.snapshotID)}, b.resources...)}
+	l := lease{id: b.id, record: b.id, resources: b.resources}
+	if !b.writable || !m.snapshotsLease() {
+		l.resources = append([]leases.Resource{m.snapshotResource(b.snapshotID)}, b.resources...)
+	}
+	return l
 }
 
 // meta is the typed form of the new record's row.

@@ -197,13 +197,17 @@ func (m *manager) dropLease(ctx context.Context, id string) {
 // lease where all of that can be one transaction; mutLease tells that it is still there.
 func (m *manager) commitSnapshot(ctx context.Context, rec *graph.Record, st graph.Status) (mutLease bool, err error) {
 	l := lease{id: st.Imm, record: st.Imm, resources: []leases.Resource{m.snapshotResource(st.ImmSnapshot)}}
+	first := l
+	if m.snapshotsLease() {
+		first.resources = nil
+	}
 	commit := func(ctx context.Context) error {
-		return m.opt.Snapshotter.Commit(ctx, st.ImmSnapshot, st.MutSnapshot)
+		return m.opt.Snapshotter.Commit(m.leasing(ctx, l.id), st.ImmSnapshot, st.MutSnapshot)
 	}
 	created := false
 	mutLease = !m.snapshotsJoin()
 	err = m.transact(ctx, func(ctx context.Context) (err error) {
-		if created, err = m.createLease(ctx, l); err != nil {
+		if created, err = m.createLease(ctx, first); err != nil {
 			return err
 		}
 		if !m.snapshotsJoin() {
@@ -220,6 +224,7 @@ func (m *manager) commitSnapshot(ctx context.Context, rec *graph.Record, st grap
 	var is, sure bool
 	if err != nil {
 		is, sure = m.committed(ctx, st.ImmSnapshot)
+		sure = sure && !unanswered(err)
 	}
 	if is {
 		mutLease = true
@@ -244,6 +249,12 @@ func (m *manager) dropUncommitted(ctx context.Context, rec *graph.Record, id str
 	if useless && !m.snapshotsJoin() { // else the transaction took it back
 		undo{m.undoLease(id)}.run(ctx)
 	}
+}
+
+// unanswered tells whether an error leaves open what becomes of a call. A backend that was too slow to answer, or with which the
+// connection broke, may do what it was asked all the same, even after it was asked whether it did.
+func unanswered(err error) bool {
+	return errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err) || errdefs.IsCanceled(err)
 }
 
 // committed tells whether a snapshot is committed although the call that should do it failed: somebody

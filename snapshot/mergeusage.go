@@ -22,7 +22,23 @@ func withMergeUsage(u snapshots.Usage) snapshots.Opt {
 	})
 }
 
+// LabelKnower is a Snapshotter that may know a snapshot's labels without asking where it is: one in another process, for instance. Usage of a
+// MergeSnapshotter on it then does not Stat.
+type LabelKnower interface {
+	// KnownLabels returns the labels of a committed snapshot, for reading, if they are known. Whether it still exists is another question.
+	KnownLabels(key string) (labels map[string]string, known bool)
+}
+
 func (sn *mergeSnapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
+	if k, ok := sn.Snapshotter.(LabelKnower); ok {
+		if labels, known := k.KnownLabels(key); known {
+			u, ok, err := mergeUsage(snapshots.Info{Name: key, Labels: labels})
+			if err == nil && !ok {
+				u, err = sn.Snapshotter.Usage(ctx, key)
+			}
+			return u, err
+		}
+	}
 	info, err := sn.Stat(ctx, key)
 	if err != nil {
 		return snapshots.Usage{}, err

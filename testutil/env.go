@@ -77,7 +77,7 @@ func Bare() Option { return func(c *config) { c.bare = true } }
 
 // Deep puts fault points below containerd's metadata as well, on real parts: between the commits
 // of the snapshotter's own database and containerd's, and within a garbage collection. The
-// calls are named like the manager's own and told by their keys, "buildkit/<number>/<key>".
+// calls are named like the manager's own and told by their keys, "buildkit/<number>/<key>". On a Backend there are none.
 func Deep() Option { return func(c *config) { c.deep = true } }
 
 // WithFaults uses fault points that the test made, so that it can inject something into the first opening.
@@ -109,16 +109,19 @@ type Env struct {
 	Clock *Clock
 	// Dir is the cache's directory.
 	Dir string
-	// Parts are the real parts without fault points, nil on doubles and while closed.
+	// Parts are the real parts without fault points, nil on doubles, on another Backend, and while closed.
 	Parts *local.Parts
 	// Double is the backend in memory, nil on real parts. It outlives Close and Crash.
 	Double *double.Backend
 
-	t    testing.TB
-	cfg  config
-	db   *bbolt.DB
-	boot int          // counts the reboots
-	dead *atomic.Bool // set when the records' database is closed, for timers that wait
+	t   testing.TB
+	cfg config
+	db  *bbolt.DB
+	// end closes the parts of a Backend, whose garbage collection is collect.
+	end     func() error
+	collect func(context.Context) (gc.Stats, error)
+	boot    int          // counts the reboots
+	dead    *atomic.Bool // set when the records' database is closed, for timers that wait
 }
 
 // New opens a cache in a new temporary directory and has it checked and closed when the test ends.
@@ -136,6 +139,9 @@ func New(t testing.TB, opts ...Option) *Env {
 		e.Dir = t.TempDir()
 	}
 	before := goleak.IgnoreCurrent()
+	if backend != nil && !e.cfg.doubles {
+		t.Cleanup(func() { backend.Clear(t, e.Dir) })
+	}
 	if e.cfg.doubles {
 		trees := t.TempDir()
 		dopts := []double.Option{double.WithDir(trees), double.WithClock(e.Clock.Now)}
@@ -194,9 +200,14 @@ func (e *Env) TryOpen(ctx context.Context) (err error) {
 
 // openParts opens everything below the manager and puts the fault points in between.
 func (e *Env) openParts(ctx context.Context) (opt cache.ManagerOpt, err error) {
-	if e.cfg.doubles {
+	switch {
+	case e.cfg.doubles:
 		opt = e.doubleOpt()
-	} else {
+	case backend != nil:
+		if opt, err = e.openBackend(ctx); err != nil {
+			return opt, err
+		}
+	default:
 		opts := local.Options{Snapshotter: e.cfg.snapshotter}
 		if e.cfg.deep {
 			opts.WrapSnapshotter = e.Faults.ContainerdSnapshotter
@@ -310,9 +321,14 @@ func (e *Env) addFaults(opt *cache.ManagerOpt) {
 
 // GC runs the backend's garbage collection without passing fault points, as somebody else would.
 func (e *Env) GC(ctx context.Context) error {
-	collect := func(ctx context.Context) (gc.Stats, error) { return e.Parts.GarbageCollect(ctx) }
-	if e.Double != nil {
+	var collect func(context.Context) (gc.Stats, error)
+	switch {
+	case e.Double != nil:
 		collect = e.Double.GC
+	case e.collect != nil:
+		collect = e.collect
+	default:
+		collect = e.Parts.GarbageCollect
 	}
 	_, err := collect(ctx)
 	return err
@@ -363,6 +379,10 @@ func (e *Env) drop() error {
 	if e.Parts != nil {
 		errs = append(errs, e.Parts.Close())
 	}
+	if e.end != nil {
+		errs = append(errs, e.end())
+	}
+	e.end, e.collect = nil, nil
 	e.Manager, e.Parts, e.db, e.dead, e.Opt = nil, nil, nil, nil, cache.ManagerOpt{}
 	return stderrors.Join(errs...)
 }

@@ -1,0 +1,156 @@
+package containerd
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
+	"github.com/containerd/containerd/v2/client"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthapi "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+)
+
+// conn is the client's connection with a limit on every call.
+type conn struct {
+	client *client.Client
+	limit  time.Duration
+}
+
+var _ grpc.ClientConnInterface = (*conn)(nil)
+
+// newConn returns the connection of a client, which may be another one after the client's Reconnect.
+func newConn(c *client.Client, limit time.Duration) (*conn, error) {
+	if c == nil {
+		return nil, invalid("the client is nil")
+	}
+	cc := &conn{client: c, limit: limit}
+	if cc.current() == nil {
+		return nil, invalid("the client has no connection")
+	}
+	return cc, nil
+}
+
+func (c *conn) current() *grpc.ClientConn {
+	cc, ok := c.client.Conn().(*grpc.ClientConn)
+	if !ok {
+		return nil
+	}
+	return cc
+}
+
+// Invoke makes a call.
+func (c *conn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	cc := c.current()
+	if cc == nil {
+		return errNoConnection
+	}
+	if _, own := ctx.Deadline(); own || c.limit < 0 {
+		return c.noted(cc, cc.Invoke(ctx, method, args, reply, opts...))
+	}
+	if !takesLong(method, args) {
+		ctx, cancel := context.WithTimeout(ctx, c.limit)
+		defer cancel()
+		return c.noted(cc, cc.Invoke(ctx, method, args, reply, opts...))
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := c.watch(ctx, cancel)
+	err := c.noted(cc, cc.Invoke(ctx, method, args, reply, opts...))
+	w.end()
+	if err != nil && w.fired.Load() {
+		return errNoAnswer
+	}
+	return err
+}
+
+var (
+	errNoConnection = status.Error(codes.Unavailable, "the containerd client has no connection")
+	errNoAnswer     = status.Error(codes.DeadlineExceeded, "containerd does not answer")
+)
+
+// noted has the connection try again at once where a call found it broken. Otherwise a daemon that is back would seem to be away
+// until the connection's next attempt, which after a while is many seconds off.
+func (c *conn) noted(cc *grpc.ClientConn, err error) error {
+	if status.Code(err) == codes.Unavailable {
+		cc.ResetConnectBackoff()
+	}
+	return err
+}
+
+// Methods that may take any time: they copy trees, pack, unpack, sync, or walk the whole of the metadata.
+const (
+	methodApply       = "/containerd.services.diff.v1.Diff/Apply"
+	methodDiff        = "/containerd.services.diff.v1.Diff/Diff"
+	methodPrepare     = "/containerd.services.snapshots.v1.Snapshots/Prepare"
+	methodView        = "/containerd.services.snapshots.v1.Snapshots/View"
+	methodCommit      = "/containerd.services.snapshots.v1.Snapshots/Commit"
+	methodUsage       = "/containerd.services.snapshots.v1.Snapshots/Usage"
+	methodLeaseList   = "/containerd.services.leases.v1.Leases/List"
+	methodLeaseDelete = "/containerd.services.leases.v1.Leases/Delete"
+	methodWrite       = "/containerd.services.content.v1.Content/Write"
+	methodHealth      = "/grpc.health.v1.Health/Check"
+)
+
+func takesLong(method string, args any) bool {
+	switch method {
+	case methodApply, methodDiff, methodPrepare, methodView, methodCommit, methodUsage, methodLeaseList:
+		return true
+	case methodLeaseDelete: // garbage collection, if it is to be waited for
+		req, ok := args.(*leasesapi.DeleteRequest)
+		return ok && req.Sync
+	}
+	return false
+}
+
+// watch is on a call that may take long: it ends the call if the daemon stops answering.
+type watch struct {
+	c *conn
+	// ctx ends with the watch.
+	ctx  context.Context //nolint:containedctx // that of one call
+	stop context.CancelFunc
+	// give ends the call.
+	give  context.CancelCauseFunc
+	timer *time.Timer
+	fired atomic.Bool
+}
+
+// watch begins to look at the daemon after the limit, and again whenever it has passed; if there is no answer it
+// calls give. end has to follow.
+func (c *conn) watch(ctx context.Context, give context.CancelCauseFunc) *watch {
+	w := &watch{c: c, give: give}
+	w.ctx, w.stop = context.WithCancel(ctx)
+	armed := make(chan struct{})
+	w.timer = time.AfterFunc(c.limit, func() {
+		<-armed
+		w.look()
+	})
+	close(armed)
+	return w
+}
+
+// look asks the daemon for a sign of life. Any answer will do.
+func (w *watch) look() {
+	ctx, cancel := context.WithTimeout(w.ctx, w.c.limit)
+	defer cancel()
+	cc := w.c.current()
+	if cc == nil {
+		return // then the call has failed, too
+	}
+	err := cc.Invoke(ctx, methodHealth, &healthapi.HealthCheckRequest{}, &healthapi.HealthCheckResponse{})
+	switch {
+	case w.ctx.Err() != nil:
+	case status.Code(err) == codes.DeadlineExceeded:
+		w.fired.Store(true)
+		w.give(errNoAnswer)
+	default:
+		w.timer.Reset(w.c.limit)
+	}
+}
+
+func (w *watch) end() {
+	w.stop()
+	w.timer.Stop() // one that look sets again at this moment finds the context ended
+}

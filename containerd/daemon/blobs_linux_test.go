@@ -1,0 +1,77 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"sync/atomic"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/errdefs"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/require"
+
+	"github.com/layercache/cache"
+	"github.com/layercache/cache/session"
+	"github.com/layercache/cache/testutil/tree"
+)
+
+// origin is where layers are pulled from: a registry in memory.
+type origin struct {
+	blobs map[digest.Digest][]byte
+	opens atomic.Int64
+	// before, if set, is called before a blob is opened.
+	before func(ctx context.Context) error
+}
+
+// layer makes an uncompressed layer of the entries, and returns its descriptor.
+func (o *origin) layer(t testing.TB, entries ...tree.Entry) ocispecs.Descriptor {
+	t.Helper()
+	data, err := tree.Tar(entries...)
+	require.NoError(t, err)
+	d := digest.FromBytes(data)
+	if o.blobs == nil {
+		o.blobs = map[digest.Digest][]byte{}
+	}
+	o.blobs[d] = data
+	return ocispecs.Descriptor{
+		MediaType: ocispecs.MediaTypeImageLayer, Digest: d, Size: int64(len(data)),
+		Annotations: map[string]string{"containerd.io/uncompressed": d.String()},
+	}
+}
+
+func (o *origin) ReaderAt(ctx context.Context, desc ocispecs.Descriptor) (content.ReaderAt, error) {
+	o.opens.Add(1)
+	if o.before != nil {
+		if err := o.before(ctx); err != nil {
+			return nil, err
+		}
+	}
+	data, ok := o.blobs[desc.Digest]
+	if !ok {
+		return nil, errdefs.ErrNotFound
+	}
+	return blob{bytes.NewReader(data)}, nil
+}
+
+type blob struct{ *bytes.Reader }
+
+func (blob) Close() error { return nil }
+
+// handlers says that the layers are to be had here.
+func (o *origin) handlers(descs ...ocispecs.Descriptor) cache.DescHandlers {
+	dhs := cache.DescHandlers{}
+	for _, desc := range descs {
+		dhs[desc.Digest] = &cache.DescHandler{Provider: func(session.Group) content.Provider { return o }, Ref: "origin"}
+	}
+	return dhs
+}
+
+// get returns a ref to the record of a layer.
+func (o *origin) get(t testing.TB, m cache.Manager, desc ocispecs.Descriptor, parent cache.ImmutableRef, more ...cache.RefOption) cache.ImmutableRef {
+	t.Helper()
+	ref, err := m.GetByBlob(t.Context(), desc, parent, append(more, o.handlers(desc))...)
+	require.NoError(t, err)
+	return ref
+}

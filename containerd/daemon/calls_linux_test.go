@@ -1,0 +1,87 @@
+package daemon
+
+import (
+	"context"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/containerd/containerd/v2/client"
+	"google.golang.org/grpc"
+)
+
+// calls counts the round trips of a client. A stream counts as one, however many messages it has.
+type calls struct {
+	mu     sync.Mutex
+	counts map[string]int
+	// before, if set, is called before each call with the name of its method, such as "Snapshots/Prepare"; its error ends the call.
+	before func(ctx context.Context, method string) error
+	// after is called when a call has been answered, and may take the answer away.
+	after func(ctx context.Context, method string) error
+}
+
+// opt is for the client.
+func (c *calls) opt() client.Opt {
+	return client.WithExtraDialOpts([]grpc.DialOption{
+		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			before, after := c.note(method)
+			if before != nil {
+				if err := before(ctx, nameOf(method)); err != nil {
+					return err
+				}
+			}
+			if err := invoke(ctx, method, req, reply, cc, opts...); err != nil || after == nil {
+				return err
+			}
+			return after(ctx, nameOf(method))
+		}),
+		grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			before, _ := c.note(method)
+			if before != nil {
+				if err := before(ctx, nameOf(method)); err != nil {
+					return nil, err
+				}
+			}
+			return stream(ctx, desc, cc, method, opts...)
+		}),
+	})
+}
+
+// nameOf returns the service and the method of "/package.Service/Method".
+func nameOf(method string) string {
+	service := path.Base(path.Dir(method))
+	return service[strings.LastIndex(service, ".")+1:] + "/" + path.Base(method)
+}
+
+func (c *calls) note(method string) (before, after func(context.Context, string) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.counts == nil {
+		c.counts = map[string]int{}
+	}
+	c.counts[nameOf(method)]++
+	return c.before, c.after
+}
+
+// hook sets before and after.
+func (c *calls) hook(before, after func(ctx context.Context, method string) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.before, c.after = before, after
+}
+
+// take returns the calls since the last take, as "3 Leases/Create, 1 Snapshots/Prepare", and how many they are.
+func (c *calls) take() (text string, total int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(c.counts)) {
+		parts = append(parts, strconv.Itoa(c.counts[name])+" "+name)
+		total += c.counts[name]
+	}
+	c.counts = nil
+	return strings.Join(parts, ", "), total
+}

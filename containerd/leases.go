@@ -1,0 +1,104 @@
+package containerd
+
+import (
+	"context"
+	"strings"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
+)
+
+// leaseManager is the daemon's lease manager, without calls whose answer is known.
+//
+// A record has up to three leases and most have one; the manager deletes all that there may be. Whether there is one of the others is
+// known: leases of their names are made here alone, or were there when all were listed. The namespace is that of the
+// contexts, and always the same.
+type leaseManager struct {
+	leases.Manager
+
+	mu struct {
+		sync.Mutex
+		// listed says that all leases were listed, from when on known is complete.
+		listed bool
+		// known are the leases that may exist, of those whose names are derived from a record's.
+		known map[string]struct{}
+	}
+}
+
+func newLeaseManager(lm leases.Manager) *leaseManager {
+	l := &leaseManager{Manager: lm}
+	l.mu.known = map[string]struct{}{}
+	return l
+}
+
+// derived tells whether a lease is one that a record may have besides the one of its name.
+func derived(id string) bool {
+	for _, suffix := range []string{"-view", "-variants", "-repair"} {
+		if strings.HasSuffix(id, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// List lists leases. A list of all is what the manager begins with.
+func (l *leaseManager) List(ctx context.Context, filters ...string) ([]leases.Lease, error) {
+	list, err := l.Manager.List(ctx, filters...)
+	if err != nil || len(filters) > 0 {
+		return list, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range list {
+		if derived(list[i].ID) {
+			l.mu.known[list[i].ID] = struct{}{}
+		}
+	}
+	l.mu.listed = true
+	return list, nil
+}
+
+// Create makes a lease. One whose answer gets lost may have been made.
+func (l *leaseManager) Create(ctx context.Context, opts ...leases.Opt) (leases.Lease, error) {
+	var wish leases.Lease
+	for _, opt := range opts {
+		if err := opt(&wish); err != nil {
+			return leases.Lease{}, err
+		}
+	}
+	if derived(wish.ID) {
+		l.mu.Lock()
+		l.mu.known[wish.ID] = struct{}{}
+		l.mu.Unlock()
+	}
+	return l.Manager.Create(ctx, func(lease *leases.Lease) error {
+		*lease = wish
+		return nil
+	})
+}
+
+// Delete drops a lease, if there may be such a one.
+func (l *leaseManager) Delete(ctx context.Context, lease leases.Lease, opts ...leases.DeleteOpt) error {
+	if !derived(lease.ID) {
+		return l.Manager.Delete(ctx, lease, opts...)
+	}
+	if !l.mayExist(lease.ID) {
+		return errors.Wrapf(errdefs.ErrNotFound, "lease %q", lease.ID)
+	}
+	err := l.Manager.Delete(ctx, lease, opts...)
+	if err == nil || errdefs.IsNotFound(err) {
+		l.mu.Lock()
+		delete(l.mu.known, lease.ID)
+		l.mu.Unlock()
+	}
+	return err
+}
+
+func (l *leaseManager) mayExist(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, known := l.mu.known[id]
+	return known || !l.mu.listed
+}
