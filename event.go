@@ -43,7 +43,7 @@ const (
 	// EventRemove: a record was removed. Reason is ReasonPruned or ReasonReleased. Of what was pruned Cause is the rule that chose it and Size
 	// what came free with it.
 	EventRemove EventKind = "remove"
-	// EventRecover: a record left by an earlier process was repaired or dropped. Reason says how.
+	// EventRecover: a record left by an earlier process was repaired or dropped. Reason says how: ReasonFinalized and the four after it.
 	EventRecover EventKind = "recover"
 	// EventPrune: a call of Prune has ended, which had valid policies. Records is how many records went and Size what came free with them; the
 	// garbage collection, which gives the space back, is part of it. With ReasonDryRun as its Reason it is what would go. ID is empty.
@@ -69,6 +69,17 @@ const (
 	ReasonPruned   = "pruned"
 	ReasonReleased = "released"
 	ReasonDryRun   = "dry run"
+
+	// ReasonFinalized: what was half finalized is finalized.
+	ReasonFinalized = "finalized"
+	// ReasonBroken: the record was dropped, for what it needs is not there; it was about to be made, for instance.
+	ReasonBroken = "broken"
+	// ReasonDeleted: a removal that had begun was finished.
+	ReasonDeleted = "deleted"
+	// ReasonUnsynced: the record was dropped, for the machine went down before it was on disk.
+	ReasonUnsynced = "unsynced"
+	// ReasonAgain: the same, of a record that can be extracted again, and will be when it is needed.
+	ReasonAgain = "unsynced, to be extracted again"
 )
 
 // The values of Event.Cause of EventGet and EventNew.

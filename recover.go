@@ -268,15 +268,15 @@ func (r *recovery) repairLeases(ctx context.Context, drop []string) error {
 func (r *recovery) report(gone []*found, start time.Time) {
 	for _, f := range r.clear {
 		f.equalMutable, f.mut = "", nil
-		r.m.observe(Event{Kind: EventRecover, ID: f.meta.ID, Reason: "finalized"}, start)
+		r.m.observe(Event{Kind: EventRecover, ID: f.meta.ID, Reason: ReasonFinalized}, start)
 	}
 	for _, f := range gone {
-		reason := "broken"
+		reason := ReasonBroken
 		switch {
 		case f.deleted:
-			reason = "deleted"
+			reason = ReasonDeleted
 		case r.lost.ids[f.meta.ID]:
-			reason = reasonUnsynced
+			reason = ReasonUnsynced
 		}
 		r.m.observe(Event{Kind: EventRecover, ID: f.meta.ID, Reason: reason}, start)
 	}

@@ -11,12 +11,6 @@ import (
 	"github.com/layercache/cache/metadata"
 )
 
-// Reasons of EventRecover for records whose tree had not reached the disk when the machine went down.
-const (
-	reasonUnsynced = "unsynced"
-	reasonAgain    = "unsynced, to be extracted again"
-)
-
 // lostTrees is what a start finds of trees that were not on disk when the machine went down. Their snapshots
 // exist, with anything in them, and must not be used by whoever finds them by name.
 type lostTrees struct {
@@ -143,7 +137,7 @@ func (r *recovery) reportLost(start time.Time) {
 			blob.Only = true
 			row.meta.Blob = &blob
 		}
-		r.m.observe(Event{Kind: EventRecover, ID: row.meta.ID, Reason: reasonAgain}, start)
+		r.m.observe(Event{Kind: EventRecover, ID: row.meta.ID, Reason: ReasonAgain}, start)
 	}
 	dropped := 0
 	for id := range r.lost.ids {

@@ -241,6 +241,7 @@ step_cross() {
     printf '%s\n' "$p"
     GOOS=${p%/*} GOARCH=${p#*/} CGO_ENABLED=0 go build ./...
     GOOS=${p%/*} GOARCH=${p#*/} CGO_ENABLED=0 go vet ./...
+    GOOS=${p%/*} GOARCH=${p#*/} CGO_ENABLED=0 go -C otel vet ./... # which users import, on any system
   done
 }
 
@@ -266,6 +267,12 @@ step_registry() {
   (cd registry && in_memory go test -timeout "$test_timeout" -json ./...) | "$bin/testgate" -module "$module/registry" -must .ci/must-run-registry.txt
 }
 
+# Metrics and spans of a run of which every count is known.
+step_otel() {
+  [ -f otel/go.mod ] || die 'otel/ is missing'
+  (cd otel && in_memory go test -race -timeout "$test_timeout" -json ./...) | "$bin/testgate" -module "$module/otel" -must .ci/must-run-otel.txt
+}
+
 # What a BuildKit fork still misses is what docs/dropin-missing.txt says, no more and no less.
 step_dropin() {
   local check=../shared/dropin/check.sh
@@ -277,7 +284,7 @@ step_dropin() {
 }
 
 # The cheapest first.
-all_steps='prepare tidy imports rules vet test nobody examples race lint cross bench compat registry dropin'
+all_steps='prepare tidy imports rules vet test nobody examples race lint cross otel bench compat registry dropin'
 
 # run_steps [NAME...]: the named steps, or all; prepare always.
 run_steps() {
