@@ -162,12 +162,16 @@ func (x *extraction) prepare(ctx context.Context, parent string) error {
 	}
 	// The record's own lease keeps what is made here; should somebody have taken it away, it is made anew.
 	own := m.recordLease(x.st.Imm, x.st.ImmSnapshot, x.st.Blob)
+	resources := []leases.Resource{contentResource(x.blob.Digest.String())}
+	if !m.snapshotsLease() {
+		resources = append(resources, m.snapshotResource(key), m.snapshotResource(x.st.ImmSnapshot))
+	}
 	work, err := m.leaseWork(ctx, x.st.Imm, func(ctx context.Context) error {
-		if _, err := m.createLease(ctx, own); err != nil || !m.snapshotsJoin() {
+		if err := m.ensureLease(ctx, own); err != nil || !m.snapshotsJoin() {
 			return err
 		}
 		return prepare(ctx)
-	}, m.snapshotResource(key), m.snapshotResource(x.st.ImmSnapshot), contentResource(x.blob.Digest.String()))
+	}, resources...)
 	if err != nil {
 		x.garbage = m.snapshotsJoin() // the snapshot may be there: perhaps it was only the answer that got lost
 		return err

@@ -139,6 +139,22 @@ func (m *manager) createLease(ctx context.Context, l lease) (created bool, err e
 	return created, nil
 }
 
+// ensureLease makes the lease of a record anew, should somebody have taken it away. What it lists is looked after only where that is no call
+// by itself: a record's lease is whole before there is a row.
+func (m *manager) ensureLease(ctx context.Context, l lease) error {
+	if !m.snapshotsLease() {
+		_, err := m.createLease(ctx, l)
+		return err
+	}
+	bare := l
+	bare.resources = nil
+	created, err := m.createLease(ctx, bare)
+	if err == nil && created {
+		_, err = m.createLease(ctx, l)
+	}
+	return err
+}
+
 // remakeLease makes or completes the lease of a record that has a row, or makes it anew. Unlike with a new
 // record, a crash in between must not leave a lease that lists nothing, which a start would take for a
 // whole one. Where the calls do not share a transaction, a temporary lease says so meanwhile, and protects

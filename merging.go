@@ -206,8 +206,7 @@ func (w *merging) begin(ctx context.Context, resources []leases.Resource) (work 
 	})
 	g.Go(func() (err error) {
 		work, err = m.leaseWork(ctx, w.st.Imm, func(ctx context.Context) error {
-			_, err := m.createLease(ctx, own) // should somebody have taken it away
-			return err
+			return m.ensureLease(ctx, own)
 		}, resources...)
 		return err
 	})

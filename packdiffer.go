@@ -21,6 +21,7 @@ import (
 
 	"github.com/layercache/cache/compression"
 	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/internal/ingest"
 	"github.com/layercache/cache/snapshot"
 )
 
@@ -106,11 +107,18 @@ const (
 	lastBound  = 2048 * time.Millisecond
 )
 
-// untilAvailable attempts it again for as long as the differ says that it is not available (scenario S-35).
+// untilAvailable attempts it again for as long as the differ says that it is not available (scenario S-35), unless the content store is not either:
+// then both are in another process, which is gone.
 func (p *packJob) untilAvailable(ctx context.Context, compare comparer, lower, upper []mount.Mount) (ocispecs.Descriptor, compression.Finalizer, error) {
 	for bound := firstBound; ; bound = min(2*bound, lastBound) {
 		desc, finalize, err := p.attempt(ctx, compare, lower, upper)
-		if err == nil || !errdefs.IsUnavailable(err) || ctx.Err() != nil || !wait(ctx, rand.N(bound)) {
+		if err == nil || !errdefs.IsUnavailable(err) || ctx.Err() != nil {
+			return desc, finalize, err
+		}
+		if _, serr := p.m.opt.ContentStore.Status(ctx, p.st.Imm); errdefs.IsUnavailable(serr) || errdefs.IsDeadlineExceeded(serr) {
+			return desc, finalize, err
+		}
+		if !wait(ctx, rand.N(bound)) {
 			return desc, finalize, err
 		}
 	}
@@ -144,7 +152,7 @@ func (p *packJob) commitDevice(ctx context.Context, device string) (ocispecs.Des
 		return ocispecs.Descriptor{}, errors.WithStack(err)
 	}
 	defer f.Close()
-	w, err := content.OpenWriter(ctx, p.m.opt.ContentStore, content.WithRef(p.st.Imm))
+	w, err := ingest.OpenWriter(ctx, p.m.opt.ContentStore, content.WithRef(p.st.Imm))
 	if err != nil {
 		return ocispecs.Descriptor{}, errors.Wrap(err, "opening the blob")
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/layercache/cache/internal/flight"
 	"github.com/layercache/cache/internal/graph"
+	"github.com/layercache/cache/internal/ingest"
 	"github.com/layercache/cache/progress"
 	"github.com/layercache/cache/session"
 )
@@ -256,7 +257,7 @@ func worthRetrying(ctx context.Context, err error) bool {
 
 // fetchOnce tries to complete a transfer; resumed tells that it did not begin at the blob's beginning.
 func fetchOnce(ctx context.Context, cs content.Store, provider content.Provider, desc ocispecs.Descriptor, opts []content.Opt) (resumed bool, err error) {
-	w, err := content.OpenWriter(ctx, cs, content.WithRef(ingestOf(desc)), content.WithDescriptor(desc))
+	w, err := ingest.OpenWriter(ctx, cs, content.WithRef(ingestOf(desc)), content.WithDescriptor(desc))
 	if errdefs.IsAlreadyExists(err) {
 		return false, nil
 	}

@@ -17,35 +17,67 @@ import (
 
 // applier has the daemon unpack layers, and does it itself where the daemon cannot: onto an overlay it unpacks into the upper directory
 // alone, where a hard link to a file of a lower layer finds nothing to link to. It is for directories that this process can reach.
-type applier struct{ remote, own diff.Applier }
+type applier struct {
+	remote, own diff.Applier
+	// scratch is where a directory can be made.
+	scratch string
+}
 
 func (a *applier) Apply(ctx context.Context, desc ocispecs.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispecs.Descriptor, error) {
-	upper := emptyUpper(mounts)
+	target := emptyTarget(mounts)
 	got, err := a.remote.Apply(ctx, desc, mounts, opts...)
-	if err == nil || upper == "" || ctx.Err() != nil || indefinite(err) || errdefs.IsNotFound(err) {
+	if err == nil || ctx.Err() != nil || indefinite(err) || errdefs.IsNotFound(err) {
 		return got, err
 	}
+	if target == "" {
+		return got, a.explained(ctx, desc, err)
+	}
 	log.G(ctx).WithError(err).WithField("digest", desc.Digest).Debug("layer cache: containerd could not unpack a layer, which is tried here")
-	if cerr := empty(upper); cerr != nil {
+	if cerr := empty(target); cerr != nil {
 		return got, errors.Wrapf(err, "and what it left could not be removed (%v)", cerr)
 	}
 	return a.own.Apply(ctx, desc, mounts, opts...)
 }
 
-// emptyUpper returns the upper directory of an overlay if there is nothing in it: what is in it after an attempt may then be removed.
-func emptyUpper(mounts []mount.Mount) string {
-	if len(mounts) != 1 || mounts[0].Type != "overlay" {
+// explained finds out whether an error of the daemon's, which has no category, is the layer's fault: by unpacking it once more, where
+// nobody looks. The tree that it was meant for is not touched any more, as others' files are in it.
+func (a *applier) explained(ctx context.Context, desc ocispecs.Descriptor, err error) error {
+	dir, terr := os.MkdirTemp(a.scratch, "unpack-")
+	if terr != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	_, own := a.own.Apply(ctx, desc, []mount.Mount{{Type: "bind", Source: dir, Options: []string{"bind", "rw"}}})
+	if errdefs.IsInvalidArgument(own) || errdefs.IsPermissionDenied(own) {
+		return errors.WithMessagef(own, "containerd says %q", err)
+	}
+	return err
+}
+
+// emptyTarget returns the directory that a layer is unpacked into, if there is nothing in it: what is in it after an attempt may then be
+// removed. It is an overlay's upper directory, or that of a snapshot without a parent.
+func emptyTarget(mounts []mount.Mount) string {
+	if len(mounts) != 1 {
 		return ""
 	}
-	layers, upper, known := overlaymounts.Layers(mounts[0])
-	if !known || !upper || len(layers.Dirs) == 0 {
+	var dir string
+	switch m := mounts[0]; m.Type {
+	case "overlay":
+		layers, upper, known := overlaymounts.Layers(m)
+		if !known || !upper || len(layers.Dirs) == 0 {
+			return ""
+		}
+		dir = layers.Dirs[0]
+	case "bind", "rbind":
+		dir = m.Source
+	default:
 		return ""
 	}
-	entries, err := os.ReadDir(layers.Dirs[0])
+	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) > 0 {
 		return ""
 	}
-	return layers.Dirs[0]
+	return dir
 }
 
 // empty removes everything from a directory.

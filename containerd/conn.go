@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	healthapi "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 )
@@ -17,6 +19,8 @@ import (
 type conn struct {
 	client *client.Client
 	limit  time.Duration
+	// renewing is held by who replaces a broken connection.
+	renewing sync.Mutex
 }
 
 var _ grpc.ClientConnInterface = (*conn)(nil)
@@ -27,13 +31,30 @@ func newConn(c *client.Client, limit time.Duration) (*conn, error) {
 		return nil, invalid("the client is nil")
 	}
 	cc := &conn{client: c, limit: limit}
-	if cc.current() == nil {
+	if cc.underlying() == nil {
 		return nil, invalid("the client has no connection")
 	}
 	return cc, nil
 }
 
+// current returns the connection to make a call on, nil if there is none. One that was found broken is replaced: it would go on failing calls
+// until its next attempt to connect, which after a while is many seconds off, and the daemon may be back. A new one makes an attempt
+// at once, for whose outcome the call waits.
 func (c *conn) current() *grpc.ClientConn {
+	cc := c.underlying()
+	if cc == nil || cc.GetState() != connectivity.TransientFailure {
+		return cc
+	}
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
+	cc = c.underlying()
+	if cc != nil && cc.GetState() == connectivity.TransientFailure && c.client.Reconnect() != nil {
+		cc.ResetConnectBackoff() // the client was made from a connection: all there is
+	}
+	return c.underlying()
+}
+
+func (c *conn) underlying() *grpc.ClientConn {
 	cc, ok := c.client.Conn().(*grpc.ClientConn)
 	if !ok {
 		return nil
@@ -48,17 +69,17 @@ func (c *conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 		return errNoConnection
 	}
 	if _, own := ctx.Deadline(); own || c.limit < 0 {
-		return c.noted(cc, cc.Invoke(ctx, method, args, reply, opts...))
+		return c.noted(ctx, cc, cc.Invoke(ctx, method, args, reply, opts...))
 	}
 	if !takesLong(method, args) {
 		ctx, cancel := context.WithTimeout(ctx, c.limit)
 		defer cancel()
-		return c.noted(cc, cc.Invoke(ctx, method, args, reply, opts...))
+		return c.noted(ctx, cc, cc.Invoke(ctx, method, args, reply, opts...))
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w := c.watch(ctx, cancel)
-	err := c.noted(cc, cc.Invoke(ctx, method, args, reply, opts...))
+	err := c.noted(ctx, cc, cc.Invoke(ctx, method, args, reply, opts...))
 	w.end()
 	if err != nil && w.fired.Load() {
 		return errNoAnswer
@@ -71,11 +92,10 @@ var (
 	errNoAnswer     = status.Error(codes.DeadlineExceeded, "containerd does not answer")
 )
 
-// noted has the connection try again at once where a call found it broken. Otherwise a daemon that is back would seem to be away
-// until the connection's next attempt, which after a while is many seconds off.
-func (c *conn) noted(cc *grpc.ClientConn, err error) error {
-	if status.Code(err) == codes.Unavailable {
-		cc.ResetConnectBackoff()
+// noted is the error of a call on cc. That cc was replaced by another means that it was broken.
+func (c *conn) noted(ctx context.Context, cc *grpc.ClientConn, err error) error {
+	if status.Code(err) == codes.Canceled && ctx.Err() == nil && cc != c.underlying() {
+		return status.Error(codes.Unavailable, status.Convert(err).Message())
 	}
 	return err
 }
@@ -135,7 +155,7 @@ func (c *conn) watch(ctx context.Context, give context.CancelCauseFunc) *watch {
 func (w *watch) look() {
 	ctx, cancel := context.WithTimeout(w.ctx, w.c.limit)
 	defer cancel()
-	cc := w.c.current()
+	cc := w.c.underlying()
 	if cc == nil {
 		return // then the call has failed, too
 	}

@@ -178,7 +178,7 @@ func (p *Parts) wire(ctx context.Context, cc *conn) error {
 		return err
 	}
 	if p.Reach == ReachDirect {
-		p.Applier = winlayers.NewApplier(p.ContentStore, &applier{remote: remote, own: apply.New(p.ContentStore)})
+		p.Applier = winlayers.NewApplier(p.ContentStore, &applier{remote: remote, own: apply.New(p.ContentStore), scratch: p.Dir})
 		p.Differ = newDiffer(p.ContentStore, remote)
 		return p.openSync()
 	}

@@ -71,7 +71,7 @@ func (p *Parts) probe(ctx context.Context, remove func(ctx context.Context, key 
 	}
 	name := filepath.Join(mounts[0].Source, key)
 	if err := os.WriteFile(name, nil, 0o600); err != nil {
-		return err.Error(), nil //nolint:nilerr // which is what was to be found out
+		return err.Error(), nil // which is what was to be found out
 	}
 	defer os.Remove(name)
 	after, err := p.Snapshotter.Usage(ctx, key)

@@ -17,11 +17,11 @@ func (c *conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 	}
 	_, own := ctx.Deadline()
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &stream{c: c, ctx: ctx, cancel: cancel, limited: !own && c.limit >= 0}
+	s := &stream{c: c, cc: cc, ctx: ctx, cancel: cancel, limited: !own && c.limit >= 0}
 	var inner grpc.ClientStream
 	err := s.limit(func() (err error) {
 		inner, err = cc.NewStream(ctx, desc, method, opts...)
-		return c.noted(cc, err)
+		return c.noted(ctx, cc, err)
 	})
 	if err != nil {
 		cancel(nil)
@@ -35,6 +35,7 @@ func (c *conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 type stream struct {
 	grpc.ClientStream
 	c       *conn
+	cc      *grpc.ClientConn
 	ctx     context.Context //nolint:containedctx // that of one call
 	cancel  context.CancelCauseFunc
 	limited bool
@@ -74,9 +75,10 @@ func (s *stream) SendMsg(m any) error {
 func (s *stream) RecvMsg(m any) error {
 	err := s.limit(func() error { return s.ClientStream.RecvMsg(m) })
 	if err != nil {
+		err = s.c.noted(s.ctx, s.cc, err)
 		s.cancel(nil) // it is over
 	}
-	return s.c.noted(s.c.current(), err)
+	return err
 }
 
 // CloseSend ends the client's half. With a blob that is being written it waits until the daemon has ended its own: only then is

@@ -16,6 +16,7 @@ import (
 
 	"github.com/layercache/cache/compression"
 	"github.com/layercache/cache/internal/decompress"
+	"github.com/layercache/cache/internal/ingest"
 )
 
 // openBlob opens the archive inside a blob, whatever that is compressed with: its first bytes tell, and an index at
@@ -90,7 +91,7 @@ func Convert(ctx context.Context, cs content.Store, desc ocispecs.Descriptor, cf
 			log.G(ctx).WithError(aerr).Warn("layer cache: what a conversion wrote is left")
 		}
 	}()
-	w, err := content.OpenWriter(ctx, cs, content.WithRef(ref))
+	w, err := ingest.OpenWriter(ctx, cs, content.WithRef(ref))
 	if err != nil { // which need not mean that it was not opened: the answer may have got lost
 		return ocispecs.Descriptor{}, errors.Wrap(err, "opening the new blob")
 	}

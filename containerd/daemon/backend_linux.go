@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/pkg/errors"
 
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/containerd"
@@ -24,30 +25,40 @@ const EnvSnapshotter = "LAYERCACHE_CONTAINERD_SNAPSHOTTER"
 
 // Backend is a testutil.Backend on a running daemon. Each cache is in a namespace of its own.
 type Backend struct {
-	// Address is the daemon's.
-	Address string
-	// Snapshotter, if not empty, is used whichever a test asks for.
-	Snapshotter string
+	client      *client.Client
+	snapshotter string
+}
+
+// NewBackend connects to the daemon at an address, for the rest of the process: the connection's goroutines are then those of
+// no test. Snapshotter, if not empty, is used whichever a test asks for.
+func NewBackend(ctx context.Context, address, snapshotter string) (*Backend, error) {
+	c, err := client.New(address)
+	if err != nil {
+		return nil, errors.WithStack(err)
+	}
+	serving, err := c.IsServing(ctx)
+	if err == nil && !serving {
+		err = errdefs.ErrUnavailable
+	}
+	if err != nil {
+		return nil, errors.Wrapf(stderrors.Join(err, c.Close()), "connecting to containerd at %s", address)
+	}
+	return &Backend{client: c, snapshotter: snapshotter}, nil
 }
 
 // Open opens the parts of a cache.
 func (b *Backend) Open(ctx context.Context, dir, snapshotter string) (cache.ManagerOpt, func() error, error) {
-	c, err := client.New(b.Address)
+	if b.snapshotter != "" {
+		snapshotter = b.snapshotter
+	}
+	parts, err := containerd.OpenParts(ctx, b.client, dir, containerd.Options{Namespace: namespaceOf(dir), Snapshotter: snapshotter})
+	if errors.Is(err, containerd.ErrBackend) {
+		err = errors.Wrap(errdefs.ErrNotImplemented, err.Error()) // made by others, or for another snapshotter
+	}
 	if err != nil {
 		return cache.ManagerOpt{}, nil, err
 	}
-	if b.Snapshotter != "" {
-		snapshotter = b.Snapshotter
-	}
-	ns := namespaceOf(dir)
-	parts, err := containerd.OpenParts(ctx, c, dir, containerd.Options{Namespace: ns, Snapshotter: snapshotter})
-	if errdefs.IsFailedPrecondition(err) && stderrors.Is(err, containerd.ErrBackend) {
-		err = fmt.Errorf("%w: %w", errdefs.ErrNotImplemented, err)
-	}
-	if err != nil {
-		return cache.ManagerOpt{}, nil, stderrors.Join(err, c.Close())
-	}
-	return parts.ManagerOpt(), func() error { return stderrors.Join(parts.Close(), c.Close()) }, nil
+	return parts.ManagerOpt(), parts.Close, nil
 }
 
 // namespaceOf returns the namespace for a directory of records.
@@ -60,14 +71,8 @@ func namespaceOf(dir string) string {
 // Clear deletes the leases of a directory's namespace, for which no cache is open any more, and what they kept.
 func (b *Backend) Clear(t testing.TB, dir string) {
 	ns := namespaceOf(dir)
-	c, err := client.New(b.Address)
-	if err != nil {
-		t.Errorf("connecting to containerd: %v", err)
-		return
-	}
-	defer c.Close()
 	ctx := namespaces.WithNamespace(context.Background(), ns)
-	list, err := c.LeasesService().List(ctx)
+	list, err := b.client.LeasesService().List(ctx)
 	if err != nil {
 		t.Errorf("listing the leases of namespace %s: %v", ns, err)
 	}
@@ -76,7 +81,7 @@ func (b *Backend) Clear(t testing.TB, dir string) {
 		if i == len(list)-1 {
 			opts = append(opts, leases.SynchronousDelete)
 		}
-		if err := c.LeasesService().Delete(ctx, l, opts...); err != nil && !errdefs.IsNotFound(err) {
+		if err := b.client.LeasesService().Delete(ctx, l, opts...); err != nil && !errdefs.IsNotFound(err) {
 			t.Errorf("deleting a lease in namespace %s: %v", ns, err)
 		}
 	}

@@ -33,10 +33,13 @@ func (c *calls) opt() client.Opt {
 					return err
 				}
 			}
-			if err := invoke(ctx, method, req, reply, cc, opts...); err != nil || after == nil {
-				return err
+			err := invoke(ctx, method, req, reply, cc, opts...)
+			if after != nil {
+				if lost := after(ctx, nameOf(method)); lost != nil {
+					return lost
+				}
 			}
-			return after(ctx, nameOf(method))
+			return err
 		}),
 		grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 			before, _ := c.note(method)

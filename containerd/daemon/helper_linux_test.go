@@ -44,11 +44,29 @@ func writeLayer(t testing.TB, m cache.Manager, parent cache.ImmutableRef, name, 
 	t.Helper()
 	mut, err := m.New(t.Context(), parent, nil)
 	require.NoError(t, err)
-	testutil.WithMount(t, mut, false, func(root string) {
-		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(text), 0o644))
-	})
+	fill(t, mut, name, text)
 	ref, err := mut.Commit(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, ref.Finalize(t.Context()))
 	return ref
+}
+
+// fill writes a file.
+func fill(t testing.TB, mut cache.MutableRef, name, text string) {
+	t.Helper()
+	testutil.WithMount(t, mut, false, func(root string) {
+		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(text), 0o644))
+	})
+}
+
+// leasesIn lists the leases of a namespace.
+func leasesIn(t testing.TB, d *Daemon, ns string) []string {
+	t.Helper()
+	list, err := d.Client().LeasesService().List(namespaces.WithNamespace(t.Context(), ns))
+	require.NoError(t, err)
+	var ids []string
+	for _, l := range list {
+		ids = append(ids, l.ID)
+	}
+	return ids
 }

@@ -13,6 +13,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/pkg/errors"
 
+	"github.com/layercache/cache/internal/ingest"
 	"github.com/layercache/cache/internal/treediff"
 )
 
@@ -24,7 +25,7 @@ const storeBuffer = 256 << 10
 
 // pack writes the blob.
 func (d *Differ) pack(ctx context.Context, s *settings, lower, upper treediff.Layers) (_ ocispecs.Descriptor, err error) {
-	cw, err := content.OpenWriter(ctx, d.cs, content.WithRef(s.ref), content.WithDescriptor(ocispecs.Descriptor{MediaType: s.mediaType}))
+	cw, err := ingest.OpenWriter(ctx, d.cs, content.WithRef(s.ref), content.WithDescriptor(ocispecs.Descriptor{MediaType: s.mediaType}))
 	if err != nil {
 		return ocispecs.Descriptor{}, errors.Wrapf(err, "opening an upload for %s", s.ref)
 	}

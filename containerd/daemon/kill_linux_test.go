@@ -1,0 +1,229 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/errdefs"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/layercache/cache"
+	"github.com/layercache/cache/containerd"
+	"github.com/layercache/cache/remote"
+	"github.com/layercache/cache/testutil/tree"
+	"github.com/layercache/cache/usage"
+)
+
+// killing has the daemon killed at one of the calls of a client.
+type killing struct {
+	d     *Daemon
+	calls calls
+
+	mu sync.Mutex
+	// at is which call from now on it is, counted from 1; 0 for none. After says that the call is made first.
+	at    int
+	after bool
+	seen  []string
+	died  bool
+}
+
+// arm sets the call at which the daemon dies, and forgets those that were seen.
+func (k *killing) arm(at int, after bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.at, k.after, k.seen, k.died = at, after, nil, false
+}
+
+// pass is before and after of calls.
+func (k *killing) pass(after bool) func(ctx context.Context, method string) error {
+	return func(_ context.Context, method string) error {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if !after {
+			k.seen = append(k.seen, method)
+		}
+		if k.died || len(k.seen) != k.at || after != k.after {
+			return nil
+		}
+		k.died = true
+		k.d.Kill()
+		if after {
+			return status.Error(codes.Unavailable, "killed") // the answer was lost with the connection
+		}
+		return nil
+	}
+}
+
+// client returns a client whose calls are counted.
+func (k *killing) client() *client.Client {
+	k.calls.hook(k.pass(false), k.pass(true))
+	return k.d.Client(k.calls.opt())
+}
+
+// scene is a cache before the operation that the daemon dies in.
+type scene struct {
+	c    *containerd.Cache
+	o    *origin
+	desc ocispecs.Descriptor
+	// keep is a layer that somebody holds all the time.
+	keep cache.ImmutableRef
+	mut  cache.MutableRef
+	ref  cache.ImmutableRef
+}
+
+// operations are what the daemon dies in the middle of. Each may be done again after an error, and then succeeds.
+var operations = map[string]struct {
+	prepare func(ctx context.Context, t *testing.T, s *scene)
+	do      func(ctx context.Context, s *scene) error
+	// check is called when it succeeded.
+	check func(ctx context.Context, t *testing.T, s *scene)
+}{
+	"pull": {
+		prepare: func(_ context.Context, t *testing.T, s *scene) { s.ref = s.o.get(t, s.c, s.desc, s.keep) },
+		do: func(ctx context.Context, s *scene) error {
+			remotes, err := s.ref.GetRemotes(ctx, false, remote.RefConfig{}, false, nil)
+			if err != nil {
+				return err
+			}
+			return remotes[0].Provider.(cache.Unlazier).Unlazy(ctx)
+		},
+		check: func(ctx context.Context, t *testing.T, s *scene) {
+			_, err := s.c.Parts.ContentStore.Info(ctx, s.desc.Digest)
+			require.NoError(t, err)
+		},
+	},
+	"extract": {
+		prepare: func(_ context.Context, t *testing.T, s *scene) { s.ref = s.o.get(t, s.c, s.desc, s.keep) },
+		do:      func(ctx context.Context, s *scene) error { return s.ref.Extract(ctx, nil) },
+		check: func(_ context.Context, t *testing.T, s *scene) {
+			requireTree(t, s.ref, tree.File("kept", "k"), tree.File("file", "content"))
+		},
+	},
+	"new": {
+		do: func(ctx context.Context, s *scene) (err error) {
+			s.mut, err = s.c.New(ctx, s.keep, nil)
+			return err
+		},
+		check: func(_ context.Context, t *testing.T, s *scene) { requireTree(t, s.mut, tree.File("kept", "k")) },
+	},
+	"commit": {
+		prepare: func(ctx context.Context, t *testing.T, s *scene) {
+			var err error
+			s.mut, err = s.c.New(ctx, s.keep, nil)
+			require.NoError(t, err)
+			fill(t, s.mut, "file", "content")
+			s.ref, err = s.mut.Commit(ctx)
+			require.NoError(t, err)
+			s.mut = nil
+		},
+		do: func(ctx context.Context, s *scene) error { return s.ref.Finalize(ctx) },
+		check: func(_ context.Context, t *testing.T, s *scene) {
+			requireTree(t, s.ref, tree.File("kept", "k"), tree.File("file", "content"))
+		},
+	},
+	"prune": {
+		prepare: func(ctx context.Context, t *testing.T, s *scene) {
+			for i := range 3 {
+				require.NoError(t, writeLayer(t, s.c, s.keep, "file", fmt.Sprint(i)).Release(ctx))
+			}
+		},
+		do: func(ctx context.Context, s *scene) error { return s.c.Prune(ctx, nil, usage.PruneInfo{All: true}) },
+		check: func(ctx context.Context, t *testing.T, s *scene) {
+			infos, err := s.c.DiskUsage(ctx, usage.DiskUsageInfo{})
+			require.NoError(t, err)
+			require.Len(t, infos, 1)
+		},
+	},
+}
+
+// TestDaemonKilled: the daemon is killed at each call of an operation, before it gets the call and after it did what it was asked. The operation
+// fails with "unavailable" or gets over it; what was there is there still; with the daemon back the manager, which was not
+// opened again, does it; and in the end nothing is left over, for this process and for the next (fault 29; spec REF-12, INIT-3, INIT-11).
+func TestDaemonKilled(t *testing.T) {
+	d := Start(t)
+	for _, sn := range []string{"overlayfs", "native"} {
+		for name := range operations {
+			t.Run(sn+"/"+name, func(t *testing.T) {
+				k := &killing{d: d}
+				cl := k.client()
+				_, seen := killedAt(t, k, cl, sn, name, 0, false)
+				require.NotEmpty(t, seen)
+				for at := 1; at <= len(seen); at++ {
+					for _, after := range []bool{false, true} {
+						if after && strings.HasPrefix(seen[at-1], "Content/") {
+							continue // a stream has no one answer to lose
+						}
+						died, _ := killedAt(t, k, cl, sn, name, at, after)
+						require.True(t, died || name == "prune", "call %d of %v", at, seen)
+					}
+				}
+			})
+		}
+	}
+}
+
+// killedAt runs one operation, and tells whether the daemon died and which calls there were.
+func killedAt(t *testing.T, k *killing, cl *client.Client, sn, name string, at int, after bool) (died bool, seen []string) {
+	t.Helper()
+	what := fmt.Sprintf("%s on %s, call %d, after %v", name, sn, at, after)
+	ctx, dir, op := t.Context(), t.TempDir(), operations[name]
+	opts := containerd.Options{Namespace: namespaceOf(dir), Snapshotter: sn, Reach: containerd.ReachDirect}
+	c, err := containerd.Open(ctx, cl, dir, opts)
+	require.NoError(t, err)
+	s := &scene{c: c, o: &origin{}}
+	s.desc = s.o.layer(t, tree.File("file", "content"))
+	base := s.o.layer(t, tree.File("kept", "k"))
+	s.keep = s.o.get(t, c, base, nil)
+	require.NoError(t, s.keep.Extract(ctx, nil))
+	if op.prepare != nil {
+		op.prepare(ctx, t, s)
+	}
+
+	k.arm(at, after)
+	err = op.do(ctx, s)
+	k.mu.Lock()
+	died, seen = k.died, slices.Clone(k.seen)
+	k.mu.Unlock()
+	k.arm(0, false)
+	if died {
+		if err != nil {
+			require.True(t, errdefs.IsUnavailable(err), "%s: %v", what, err)
+		}
+		k.d.Run()
+	}
+	requireTree(t, s.keep, tree.File("kept", "k"))
+	if err != nil {
+		require.NoError(t, op.do(ctx, s), what)
+	}
+	op.check(ctx, t, s)
+	requireTree(t, s.keep, tree.File("kept", "k"))
+
+	if s.mut != nil {
+		require.NoError(t, s.mut.Release(ctx))
+	}
+	if s.ref != nil {
+		require.NoError(t, s.ref.Release(ctx))
+	}
+	require.NoError(t, s.keep.Release(ctx))
+	require.NoError(t, c.Close())
+	c, err = containerd.Open(ctx, cl, dir, opts)
+	require.NoError(t, err)
+	found, err := c.Check(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found, what)
+	require.NoError(t, c.Prune(ctx, nil, usage.PruneInfo{All: true}))
+	require.Zero(t, c.Stats().Records)
+	require.NoError(t, c.Close())
+	require.Empty(t, leasesIn(t, k.d, opts.Namespace), what)
+	require.Empty(t, snapshotsIn(t, k.d, opts.Namespace, sn), what)
+	require.Empty(t, blobsIn(t, k.d, opts.Namespace), what)
+	return died, seen
+}
