@@ -28,6 +28,9 @@ var backend Backend
 // suite on another backend: see containerd/daemon, which adds a file to this module's tests for that.
 func UseBackend(b Backend) { backend = b }
 
+// Local tells whether the cache is package local's, or on doubles, with all that it has in Dir; else it is on a Backend.
+func (e *Env) Local() bool { return backend == nil || e.cfg.doubles }
+
 // openBackend opens the parts on the backend.
 func (e *Env) openBackend(ctx context.Context) (opt cache.ManagerOpt, err error) {
 	opt, e.end, err = backend.Open(ctx, e.Dir, e.cfg.snapshotter)

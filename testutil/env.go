@@ -139,7 +139,7 @@ func New(t testing.TB, opts ...Option) *Env {
 		e.Dir = t.TempDir()
 	}
 	before := goleak.IgnoreCurrent()
-	if backend != nil && !e.cfg.doubles {
+	if !e.Local() {
 		t.Cleanup(func() { backend.Clear(t, e.Dir) })
 	}
 	if e.cfg.doubles {
@@ -203,7 +203,7 @@ func (e *Env) openParts(ctx context.Context) (opt cache.ManagerOpt, err error) {
 	switch {
 	case e.cfg.doubles:
 		opt = e.doubleOpt()
-	case backend != nil:
+	case !e.Local():
 		if opt, err = e.openBackend(ctx); err != nil {
 			return opt, err
 		}

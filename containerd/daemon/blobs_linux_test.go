@@ -59,19 +59,19 @@ type blob struct{ *bytes.Reader }
 
 func (blob) Close() error { return nil }
 
-// handlers says that the layers are to be had here.
-func (o *origin) handlers(descs ...ocispecs.Descriptor) cache.DescHandlers {
+// handlers says that all layers made so far are to be had here.
+func (o *origin) handlers() cache.DescHandlers {
 	dhs := cache.DescHandlers{}
-	for _, desc := range descs {
-		dhs[desc.Digest] = &cache.DescHandler{Provider: func(session.Group) content.Provider { return o }, Ref: "origin"}
+	for d := range o.blobs {
+		dhs[d] = &cache.DescHandler{Provider: func(session.Group) content.Provider { return o }, Ref: "origin"}
 	}
 	return dhs
 }
 
 // get returns a ref to the record of a layer.
-func (o *origin) get(t testing.TB, m cache.Manager, desc ocispecs.Descriptor, parent cache.ImmutableRef, more ...cache.RefOption) cache.ImmutableRef {
+func (o *origin) get(t testing.TB, m cache.Manager, desc ocispecs.Descriptor, parent cache.ImmutableRef) cache.ImmutableRef {
 	t.Helper()
-	ref, err := m.GetByBlob(t.Context(), desc, parent, append(more, o.handlers(desc))...)
+	ref, err := m.GetByBlob(t.Context(), desc, parent, o.handlers())
 	require.NoError(t, err)
 	return ref
 }
