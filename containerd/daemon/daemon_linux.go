@@ -173,11 +173,15 @@ func (d *Daemon) cleanUp() {
 
 // tail returns the last lines of the log.
 func (d *Daemon) tail() string {
-	const lines = 30
 	text, err := os.ReadFile(filepath.Join(d.Dir, "log"))
 	if err != nil {
 		return err.Error()
 	}
-	all := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
+	return lastLines(string(text), 30)
+}
+
+// lastLines returns at most n lines from the end of a text.
+func lastLines(text string, n int) string {
+	all := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(all[max(0, len(all)-n):], "\n")
 }

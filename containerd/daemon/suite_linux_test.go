@@ -1,0 +1,88 @@
+package daemon
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/layercache/cache/testutil/need"
+)
+
+// notHere are the tests of package cache_test that are about package local, and why. The form is that of the flag -test.skip.
+var notHere = []struct{ pattern, why string }{
+	{"^TestSumOfRandomOperations$", "adds up the files below the cache's directory"},
+	{"^TestOrderRules$", "reads the databases of a dead process's directory"},
+	{"^TestOverheadOfDatabases$", "lists the files in the cache's directory"},
+	{"^TestLostTreeIsExtractedAgain$", "damages trees below the cache's directory"},
+	{"^TestCheckWaitsForTheRecordInQuestion$/^leases.AddResource$", "a call that is not made where a snapshot is leased by the context"},
+}
+
+// TestSuite runs the tests of package cache_test on a daemon: native where a test does not ask for overlayfs, and overlayfs throughout. The tests
+// are compiled together with testdata/backend_test.go, which an overlay of the go command puts beside them, so that neither they
+// nor the library's go.mod know of it (docs/adr/0060).
+func TestSuite(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes minutes")
+	}
+	need.Root(t)
+	program := filepath.Join(t.TempDir(), "suite.test")
+	compileSuite(t, program)
+	var skip []string
+	for _, test := range notHere {
+		skip = append(skip, test.pattern)
+	}
+	for _, snapshotter := range []string{"", "overlayfs"} {
+		name := "as asked for"
+		if snapshotter != "" {
+			name = snapshotter
+		}
+		t.Run(name, func(t *testing.T) {
+			d := Start(t)
+			args := []string{"-test.short", "-test.v=test2json", "-test.timeout=15m", "-test.skip=" + strings.Join(skip, "|")}
+			if run := os.Getenv("LAYERCACHE_SUITE_RUN"); run != "" {
+				args = append(args, "-test.run="+run)
+			}
+			cmd := exec.Command(program, args...)
+			cmd.Dir = filepath.Join("..", "..")
+			cmd.Env = append(os.Environ(), EnvAddress+"="+d.Address, EnvSnapshotter+"="+snapshotter)
+			out, err := cmd.CombinedOutput()
+			passed, failed := results(string(out))
+			require.NoError(t, err, "failed: %q\n%s", failed, lastLines(string(out), 200))
+			require.Greater(t, passed, 300, "hardly anything ran")
+		})
+	}
+}
+
+// compileSuite compiles the tests with the file that puts them on a daemon.
+func compileSuite(t *testing.T, program string) {
+	t.Helper()
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	require.NoError(t, err)
+	file, err := filepath.Abs(filepath.Join("testdata", "backend_test.go"))
+	require.NoError(t, err)
+	text, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, "containerd_backend_test.go"): file}})
+	require.NoError(t, err)
+	overlay := filepath.Join(t.TempDir(), "overlay.json")
+	require.NoError(t, os.WriteFile(overlay, text, 0o600))
+	out, err := exec.Command("go", "test", "-c", "-overlay", overlay, "-o", program, "github.com/layercache/cache").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// results counts the top-level tests that passed, and names those that failed.
+func results(out string) (passed int, failed []string) {
+	for line := range strings.Lines(out) {
+		line = strings.TrimPrefix(line, "\x16")
+		if strings.HasPrefix(line, "--- PASS: ") {
+			passed++
+		}
+		if name, ok := strings.CutPrefix(line, "--- FAIL: "); ok {
+			failed = append(failed, strings.TrimSpace(name))
+		}
+	}
+	return passed, failed
+}
