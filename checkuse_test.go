@@ -91,7 +91,7 @@ func TestCheckFindsNothingAtEveryPoint(t *testing.T) {
 // and finds nothing; one whose context ends leaves.
 func TestCheckWaitsForTheRecordInQuestion(t *testing.T) {
 	for op, do := range map[string]func(t *testing.T, env *testutil.Env, base cache.ImmutableRef) func() error{
-		fault.OpLeaseAddResource: func(t *testing.T, env *testutil.Env, base cache.ImmutableRef) func() error {
+		fault.OpSnapshotPrepare: func(t *testing.T, env *testutil.Env, base cache.ImmutableRef) func() error {
 			return func() error {
 				mut, err := env.Manager.New(ctx, base, nil)
 				if err != nil {

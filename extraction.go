@@ -162,9 +162,11 @@ func (x *extraction) prepare(ctx context.Context, parent string) error {
 	}
 	// The record's own lease keeps what is made here; should somebody have taken it away, it is made anew.
 	own := m.recordLease(x.st.Imm, x.st.ImmSnapshot, x.st.Blob)
-	resources := []leases.Resource{contentResource(x.blob.Digest.String())}
-	if !m.snapshotsLease() {
-		resources = append(resources, m.snapshotResource(key), m.snapshotResource(x.st.ImmSnapshot))
+	var resources []leases.Resource
+	if blob := x.blob.Digest.String(); !m.snapshotsLease() {
+		resources = []leases.Resource{m.snapshotResource(key), m.snapshotResource(x.st.ImmSnapshot), contentResource(blob)}
+	} else if x.st.Blob.Digest != blob { // else the record's own lease lists it
+		resources = []leases.Resource{contentResource(blob)}
 	}
 	work, err := m.leaseWork(ctx, x.st.Imm, func(ctx context.Context) error {
 		if err := m.ensureLease(ctx, own); err != nil || !m.snapshotsJoin() {

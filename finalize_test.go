@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"context"
 	"sync"
 	"testing"
 
@@ -203,4 +204,24 @@ func TestNewFinalizesItsParent(t *testing.T) {
 		release(t, child)
 		requireUsage(t, env, 0, 1)
 	})
+}
+
+// Spec REF-12: a Commit that was not answered, because a daemon was too slow or its connection broke, may come through after Finalize
+// was told that there is no such snapshot. Nothing may keep it from being kept then: the mutable half's snapshot is gone with it.
+func TestFinalizeWithoutAnAnswer(t *testing.T) {
+	for _, failure := range []error{errdefs.ErrUnavailable, context.DeadlineExceeded, context.Canceled} {
+		env := testutil.New(t, testutil.Doubles(), testutil.Separate())
+		imm := testutil.MakeLayer(t, env, nil, fileIn(t, "f", "data"), cache.CachePolicyRetain)
+		mutID := mutableID(t, env, imm)
+		env.Faults.Inject(fault.Match{Op: fault.OpSnapshotCommit, When: fault.Before}, func(context.Context, fault.Point) error { return failure })
+		require.ErrorIs(t, imm.Finalize(ctx), failure)
+		env.Faults.Reset()
+
+		require.NoError(t, env.Double.Snapshotter().Commit(leases.WithLease(ctx, imm.ID()), imm.ID(), mutID), "the lease is there")
+		require.NoError(t, env.GC(ctx))
+		require.NoError(t, imm.Finalize(ctx))
+		requireFile(t, imm, "f", "data")
+		require.NotContains(t, leaseIDs(t, env), mutID)
+		release(t, imm)
+	}
 }

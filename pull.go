@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	digest "github.com/opencontainers/go-digest"
@@ -173,9 +174,13 @@ func (m *manager) fetch(ctx context.Context, t *transfer, desc ocispecs.Descript
 	}
 	defer leave()
 	blob := desc.Digest.String()
+	var resources []leases.Resource
+	if !m.snapshotsLease() { // else the variants' lease does, and the writing of the blob adds it here
+		resources = []leases.Resource{contentResource(blob)}
+	}
 	lease, err := m.leaseWork(ctx, id, func(ctx context.Context) error {
 		return m.leaseVariant(ctx, id, blob)
-	}, contentResource(blob))
+	}, resources...)
 	if err != nil {
 		return err
 	}

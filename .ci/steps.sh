@@ -273,6 +273,18 @@ step_otel() {
   (cd otel && in_memory go test -race -timeout "$test_timeout" -json ./...) | "$bin/testgate" -module "$module/otel" -must .ci/must-run-otel.txt
 }
 
+# On a containerd daemon, which the tests build and start: the library's own tests, and what is to be said of a daemon alone.
+step_containerd() {
+  [ -f containerd/daemon/go.mod ] || die 'containerd/daemon/ is missing'
+  local p
+  for p in $platforms; do
+    (cd containerd && GOOS=${p%/*} GOARCH=${p#*/} CGO_ENABLED=0 go vet ./...)
+    (cd examples/containerd && GOOS=${p%/*} GOARCH=${p#*/} CGO_ENABLED=0 go vet ./...)
+  done
+  (cd containerd && go test -timeout "$test_timeout" ./...)
+  (cd containerd/daemon && in_memory go test -timeout 40m -json ./...) | "$bin/testgate" -module "$module/containerd/daemon" -must .ci/must-run-containerd.txt
+}
+
 # What a BuildKit fork still misses is what docs/dropin-missing.txt says, no more and no less.
 step_dropin() {
   local check=../shared/dropin/check.sh
@@ -284,7 +296,7 @@ step_dropin() {
 }
 
 # The cheapest first.
-all_steps='prepare tidy imports rules vet test nobody examples race lint cross otel bench compat registry dropin'
+all_steps='prepare tidy imports rules vet test nobody examples race lint cross otel bench compat registry containerd dropin'
 
 # run_steps [NAME...]: the named steps, or all; prepare always.
 run_steps() {

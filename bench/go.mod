@@ -8,6 +8,8 @@ require (
 	github.com/containerd/log v0.2.0
 	github.com/klauspost/compress v1.20.3
 	github.com/layercache/cache v0.0.0
+	github.com/layercache/cache/containerd v0.0.0-00010101000000-000000000000
+	github.com/layercache/cache/containerd/daemon v0.0.0-00010101000000-000000000000
 	github.com/moby/buildkit v0.34.1
 	github.com/opencontainers/go-digest v1.0.0
 	github.com/opencontainers/image-spec v1.1.1
@@ -33,6 +35,7 @@ require (
 	github.com/containerd/log/otel v0.1.0 // indirect
 	github.com/containerd/nydus-snapshotter v0.15.15 // indirect
 	github.com/containerd/platforms v1.0.0-rc.5 // indirect
+	github.com/containerd/plugin v1.1.0 // indirect
 	github.com/containerd/stargz-snapshotter/estargz v0.19.1 // indirect
 	github.com/containerd/ttrpc v1.2.10 // indirect
 	github.com/containerd/typeurl/v2 v2.3.0 // indirect
@@ -85,6 +88,8 @@ require (
 
 replace (
 	github.com/layercache/cache => ../
+	github.com/layercache/cache/containerd => ../containerd
+	github.com/layercache/cache/containerd/daemon => ../containerd/daemon
 	github.com/moby/policy-helpers => ./standins/policy-helpers
 	// versions that the module proxy does not serve
 	github.com/moby/profiles/seccomp => github.com/moby/profiles/seccomp v0.2.3

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -45,11 +46,19 @@ func program() (string, error) {
 		return "", errors.WithStack(err)
 	}
 	name := filepath.Join(dir, "containerd")
-	out, err := exec.Command("go", "build", "-o", name, "github.com/layercache/cache/containerd/daemon/cmd/containerd").CombinedOutput()
+	cmd := exec.Command("go", "build", "-o", name, "./cmd/containerd")
+	cmd.Dir = sources()
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		_ = os.RemoveAll(dir)
 		return "", errors.Wrapf(err, "building containerd: %s", out)
 	}
 	built.dir, built.program = dir, name
 	return name, nil
+}
+
+// sources is the directory of this file: only there does go.mod have all that the program needs.
+func sources() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(file)
 }

@@ -25,7 +25,7 @@ import (
 // killing has the daemon killed at one of the calls of a client.
 type killing struct {
 	d     *Daemon
-	calls calls
+	calls Calls
 
 	mu sync.Mutex
 	// at is which call from now on it is, counted from 1; 0 for none. After says that the call is made first.
@@ -65,7 +65,7 @@ func (k *killing) pass(after bool) func(ctx context.Context, method string) erro
 // client returns a client whose calls are counted.
 func (k *killing) client() *client.Client {
 	k.calls.hook(k.pass(false), k.pass(true))
-	return k.d.Client(k.calls.opt())
+	return k.d.Client(k.calls.Opt())
 }
 
 // scene is a cache before the operation that the daemon dies in.

@@ -18,17 +18,17 @@ func TestRoundTrips(t *testing.T) {
 	for _, sn := range []string{"overlayfs", "native"} {
 		t.Run(sn, func(t *testing.T) {
 			ctx := t.Context()
-			var n calls
-			c, err := containerd.Open(ctx, d.Client(n.opt()), t.TempDir(), containerd.Options{Namespace: "trips-" + sn, Snapshotter: sn})
+			var n Calls
+			c, err := containerd.Open(ctx, d.Client(n.Opt()), t.TempDir(), containerd.Options{Namespace: "trips-" + sn, Snapshotter: sn})
 			require.NoError(t, err)
 			defer func() { require.NoError(t, c.Close()) }()
 			expect := func(what, want string, total int) {
 				t.Helper()
-				got, sum := n.take()
+				got, sum := n.Take()
 				require.Equal(t, want, got, what)
 				require.Equal(t, total, sum, what)
 			}
-			n.take()
+			n.Take()
 
 			mut, err := c.New(ctx, nil, nil)
 			require.NoError(t, err)
@@ -68,14 +68,14 @@ func TestRoundTrips(t *testing.T) {
 			// Sizes are asked for once, and stored.
 			require.NoError(t, c.Prune(ctx, nil, usage.PruneInfo{All: true}))
 			makeLayers(t, c, 100)
-			n.take()
+			n.Take()
 			require.NoError(t, c.Prune(ctx, nil, usage.PruneInfo{All: true}))
 			expect("Prune of 100 records of unknown size", "1 Leases/Create, 101 Leases/Delete, 100 Snapshots/Usage", 202)
 
 			makeLayers(t, c, 100)
 			_, err = c.DiskUsage(ctx, usage.DiskUsageInfo{})
 			require.NoError(t, err)
-			n.take()
+			n.Take()
 			require.NoError(t, c.Prune(ctx, nil, usage.PruneInfo{All: true}))
 			expect("Prune of 100 records", "1 Leases/Create, 101 Leases/Delete", 102)
 			require.Zero(t, c.Stats().Records)
@@ -100,16 +100,16 @@ func makeLayers(t *testing.T, m cache.Manager, n int) {
 func TestRoundTripsOfAStart(t *testing.T) {
 	d := Start(t)
 	ctx, dir := t.Context(), t.TempDir()
-	var n calls
-	client := d.Client(n.opt())
+	var n Calls
+	client := d.Client(n.Opt())
 	c, err := containerd.Open(ctx, client, dir, containerd.Options{})
 	require.NoError(t, err)
 	makeLayers(t, c, 20)
 	require.NoError(t, c.Close())
-	n.take()
+	n.Take()
 	c, err = containerd.Open(ctx, client, dir, containerd.Options{Reach: containerd.ReachDirect})
 	require.NoError(t, err)
-	got, total := n.take()
+	got, total := n.Take()
 	require.Equal(t, "1 Introspection/Plugins, 1 Introspection/Server, 1 Leases/List", got)
 	require.Equal(t, 3, total)
 	require.Equal(t, 20, c.Stats().Records)

@@ -13,8 +13,8 @@ import (
 	"google.golang.org/grpc"
 )
 
-// calls counts the round trips of a client. A stream counts as one, however many messages it has.
-type calls struct {
+// Calls counts the round trips of a client. A stream counts as one, however many messages it has. The zero value is ready for use.
+type Calls struct {
 	mu     sync.Mutex
 	counts map[string]int
 	// before, if set, is called before each call with the name of its method, such as "Snapshots/Prepare"; its error ends the call.
@@ -23,8 +23,8 @@ type calls struct {
 	after func(ctx context.Context, method string) error
 }
 
-// opt is for the client.
-func (c *calls) opt() client.Opt {
+// Opt is for the client whose calls are to be counted.
+func (c *Calls) Opt() client.Opt {
 	return client.WithExtraDialOpts([]grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			before, after := c.note(method)
@@ -59,7 +59,7 @@ func nameOf(method string) string {
 	return service[strings.LastIndex(service, ".")+1:] + "/" + path.Base(method)
 }
 
-func (c *calls) note(method string) (before, after func(context.Context, string) error) {
+func (c *Calls) note(method string) (before, after func(context.Context, string) error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.counts == nil {
@@ -70,14 +70,14 @@ func (c *calls) note(method string) (before, after func(context.Context, string)
 }
 
 // hook sets before and after.
-func (c *calls) hook(before, after func(ctx context.Context, method string) error) {
+func (c *Calls) hook(before, after func(ctx context.Context, method string) error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.before, c.after = before, after
 }
 
-// take returns the calls since the last take, as "3 Leases/Create, 1 Snapshots/Prepare", and how many they are.
-func (c *calls) take() (text string, total int) {
+// Take returns the calls since the last Take, as "3 Leases/Create, 1 Snapshots/Prepare", and how many they are.
+func (c *Calls) Take() (text string, total int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var parts []string

@@ -1,0 +1,270 @@
+package roundtrips
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/pkg/gc"
+	bkcache "github.com/moby/buildkit/cache"
+	bkmetadata "github.com/moby/buildkit/cache/metadata"
+	bkclient "github.com/moby/buildkit/client"
+	bksession "github.com/moby/buildkit/session"
+	bksnapshot "github.com/moby/buildkit/snapshot/containerd"
+	"github.com/moby/buildkit/util/leaseutil"
+	"github.com/moby/buildkit/util/winlayers"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/stretchr/testify/require"
+
+	"github.com/layercache/cache"
+	"github.com/layercache/cache/containerd"
+	"github.com/layercache/cache/containerd/daemon"
+	"github.com/layercache/cache/session"
+	"github.com/layercache/cache/testutil/tree"
+	"github.com/layercache/cache/usage"
+)
+
+func TestMain(m *testing.M) { os.Exit(daemon.Main(m)) }
+
+// side is one of the two, on the same daemon, with the operations that are compared. Each works on what the one before has left.
+type side struct {
+	steps map[string]func() error
+	end   func() error
+}
+
+// works are the rows of the table, in order.
+var works = []string{
+	"New", "Commit + Finalize", "Release", "Get", "Mount", "Release of what was mounted", "GetByBlob, miss", "GetByBlob, hit",
+	"Extract of a pulled layer", "Prune of 100 records",
+}
+
+const snapshotter, records = "overlayfs", 100
+
+// TestRoundTripsBesideBuildKit writes docs/roundtrips.md's table, and requires that this library asks for no more than BuildKit in any row
+// (issue 10; bench rows 1, 3, 5, 6, 11).
+func TestRoundTripsBesideBuildKit(t *testing.T) {
+	d := daemon.Start(t)
+	counts, texts := map[string][2]int{}, map[string][2]string{}
+	for i, open := range []func(*testing.T, *client.Client) *side{ours, theirs} {
+		var n daemon.Calls
+		s := open(t, d.Client(n.Opt(), client.WithDefaultNamespace([]string{"ours", "theirs"}[i])))
+		for _, work := range works {
+			if prepare := s.steps["before "+work]; prepare != nil {
+				require.NoError(t, prepare(), work)
+			}
+			n.Take()
+			require.NoError(t, s.steps[work](), work)
+			text, total := n.Take()
+			c, x := counts[work], texts[work]
+			c[i], x[i] = total, text
+			counts[work], texts[work] = c, x
+		}
+		require.NoError(t, s.end())
+	}
+	var sb strings.Builder
+	for _, work := range works {
+		fmt.Fprintf(&sb, "| %s | %d | %d | %s | %s |\n", work, counts[work][0], counts[work][1], texts[work][0], texts[work][1])
+	}
+	t.Logf("\n%s", sb.String())
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "roundtrips.md"))
+	require.NoError(t, err)
+	for _, work := range works {
+		require.LessOrEqual(t, counts[work][0], counts[work][1], work)
+		require.Contains(t, string(doc), fmt.Sprintf("| %s | %d | %d |", work, counts[work][0], counts[work][1]), "docs/roundtrips.md is not current:\n%s", sb.String())
+	}
+}
+
+// layer is a layer that has to be pulled.
+func layer(t *testing.T) (ocispecs.Descriptor, content.Provider) {
+	t.Helper()
+	data, err := tree.Tar(tree.File("file", "content"))
+	require.NoError(t, err)
+	d := digest.FromBytes(data)
+	return ocispecs.Descriptor{
+		MediaType: ocispecs.MediaTypeImageLayer, Digest: d, Size: int64(len(data)),
+		Annotations: map[string]string{"containerd.io/uncompressed": d.String()},
+	}, provider(data)
+}
+
+type provider []byte
+
+func (p provider) ReaderAt(context.Context, ocispecs.Descriptor) (content.ReaderAt, error) {
+	return blob{bytes.NewReader(p)}, nil
+}
+
+type blob struct{ *bytes.Reader }
+
+func (blob) Close() error { return nil }
+
+func ours(t *testing.T, c *client.Client) *side {
+	ctx := t.Context()
+	m, err := containerd.Open(ctx, c, t.TempDir(), containerd.Options{Namespace: "ours", Snapshotter: snapshotter})
+	require.NoError(t, err)
+	var mut cache.MutableRef
+	var ref, lazy cache.ImmutableRef
+	desc, from := layer(t)
+	dhs := cache.DescHandlers{desc.Digest: {Provider: func(session.Group) content.Provider { return from }, Ref: "origin"}}
+	byBlob := func() (cache.ImmutableRef, error) { return m.GetByBlob(ctx, desc, nil, dhs) }
+	one := func() error {
+		mut, err := m.New(ctx, nil, nil)
+		if err != nil {
+			return err
+		}
+		ref, err := mut.Commit(ctx)
+		if err != nil {
+			return err
+		}
+		if err := ref.Finalize(ctx); err != nil {
+			return err
+		}
+		return ref.Release(ctx)
+	}
+	return &side{end: m.Close, steps: map[string]func() error{
+		"New": func() (err error) { mut, err = m.New(ctx, nil, nil); return err },
+		"Commit + Finalize": func() (err error) {
+			if ref, err = mut.Commit(ctx); err != nil {
+				return err
+			}
+			return ref.Finalize(ctx)
+		},
+		"Release": func() error { return ref.Release(ctx) },
+		"Get":     func() (err error) { ref, err = m.Get(ctx, ref.ID(), nil); return err },
+		"Mount": func() error {
+			mountable, err := ref.Mount(ctx, true, nil)
+			if err != nil {
+				return err
+			}
+			_, release, err := mountable.Mount()
+			if err != nil {
+				return err
+			}
+			return release()
+		},
+		"Release of what was mounted": func() error { return ref.Release(ctx) },
+		"GetByBlob, miss":             func() (err error) { lazy, err = byBlob(); return err },
+		"GetByBlob, hit": func() error {
+			again, err := byBlob()
+			if err != nil {
+				return err
+			}
+			return again.Release(ctx)
+		},
+		"Extract of a pulled layer": func() error { return lazy.Extract(ctx, nil) },
+		"before Prune of 100 records": func() error {
+			if err := lazy.Release(ctx); err != nil {
+				return err
+			}
+			if err := m.Prune(ctx, nil, usage.PruneInfo{All: true}); err != nil {
+				return err
+			}
+			for range records {
+				if err := one(); err != nil {
+					return err
+				}
+			}
+			_, err := m.DiskUsage(ctx, usage.DiskUsageInfo{}) // has the sizes measured, as they are by the time of a prune
+			return err
+		},
+		"Prune of 100 records": func() error { return m.Prune(ctx, nil, usage.PruneInfo{All: true}) },
+	}}
+}
+
+// theirs is BuildKit's cache on a client, put together as its containerd worker does it.
+func theirs(t *testing.T, c *client.Client) *side {
+	const ns = "theirs"
+	ctx, dir := t.Context(), t.TempDir()
+	rows, err := bkmetadata.NewStore(filepath.Join(dir, "metadata_v2.db"))
+	require.NoError(t, err)
+	store := bksnapshot.NewContentStore(c.ContentStore(), ns)
+	lm := leaseutil.WithNamespace(c.LeasesService(), ns)
+	m, err := bkcache.NewManager(bkcache.ManagerOpt{
+		Snapshotter:  bksnapshot.NewSnapshotter(snapshotter, c.SnapshotService(snapshotter), ns, nil),
+		ContentStore: store, LeaseManager: lm, MetadataStore: rows, Root: dir, MountPoolRoot: filepath.Join(dir, "cachemounts"),
+		Applier: winlayers.NewFileSystemApplierWithWindows(store, c.DiffService()),
+		Differ:  winlayers.NewWalkingDiffWithWindows(store, c.DiffService()),
+		GarbageCollect: func(ctx context.Context) (gc.Stats, error) {
+			l, err := lm.Create(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return nil, lm.Delete(ctx, leases.Lease{ID: l.ID}, leases.SynchronousDelete)
+		},
+	})
+	require.NoError(t, err)
+	var mut bkcache.MutableRef
+	var ref, lazy bkcache.ImmutableRef
+	desc, from := layer(t)
+	dhs := bkcache.DescHandlers{desc.Digest: {Provider: func(bksession.Group) content.Provider { return from }, Ref: "origin"}}
+	byBlob := func() (bkcache.ImmutableRef, error) { return m.GetByBlob(ctx, desc, nil, dhs) }
+	one := func() error {
+		mut, err := m.New(ctx, nil, nil)
+		if err != nil {
+			return err
+		}
+		ref, err := mut.Commit(ctx)
+		if err != nil {
+			return err
+		}
+		if err := ref.Finalize(ctx); err != nil {
+			return err
+		}
+		return ref.Release(ctx)
+	}
+	prune := func() error { return m.Prune(ctx, nil, bkclient.PruneInfo{All: true}) }
+	return &side{end: m.Close, steps: map[string]func() error{
+		"New": func() (err error) { mut, err = m.New(ctx, nil, nil); return err },
+		"Commit + Finalize": func() (err error) {
+			if ref, err = mut.Commit(ctx); err != nil {
+				return err
+			}
+			return ref.Finalize(ctx)
+		},
+		"Release": func() error { return ref.Release(ctx) },
+		"Get":     func() (err error) { ref, err = m.Get(ctx, ref.ID(), nil); return err },
+		"Mount": func() error {
+			mountable, err := ref.Mount(ctx, true, nil)
+			if err != nil {
+				return err
+			}
+			_, release, err := mountable.Mount()
+			if err != nil {
+				return err
+			}
+			return release()
+		},
+		"Release of what was mounted": func() error { return ref.Release(ctx) },
+		"GetByBlob, miss":             func() (err error) { lazy, err = byBlob(); return err },
+		"GetByBlob, hit": func() error {
+			again, err := byBlob()
+			if err != nil {
+				return err
+			}
+			return again.Release(ctx)
+		},
+		"Extract of a pulled layer": func() error { return lazy.Extract(ctx, nil) },
+		"before Prune of 100 records": func() error {
+			if err := lazy.Release(ctx); err != nil {
+				return err
+			}
+			if err := prune(); err != nil {
+				return err
+			}
+			for range records {
+				if err := one(); err != nil {
+					return err
+				}
+			}
+			_, err := m.DiskUsage(ctx, bkclient.DiskUsageInfo{})
+			return err
+		},
+		"Prune of 100 records": prune,
+	}}
+}
