@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -45,9 +46,15 @@ func derived(id string) bool {
 
 // List lists leases. A list of all is what the manager begins with.
 func (l *leaseManager) List(ctx context.Context, filters ...string) ([]leases.Lease, error) {
-	list, err := l.Manager.List(ctx, filters...)
-	if err != nil || len(filters) > 0 {
-		return list, err
+	if len(filters) > 0 {
+		return l.Manager.List(ctx, filters...)
+	}
+	list, err := l.Manager.List(ctx)
+	if errdefs.IsResourceExhausted(err) {
+		list, err = l.listParts(ctx, "")
+	}
+	if err != nil {
+		return nil, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -59,6 +66,37 @@ func (l *leaseManager) List(ctx context.Context, filters ...string) ([]leases.Le
 	l.mu.listed = true
 	return list, nil
 }
+
+// idChars are the characters of which names of leases are made, by this cache and by most others. They have no meaning in a regular expression.
+const idChars = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+// maxPrefix bounds the depth of listParts. Names of leases have 25 characters, of which the first four make a million groups.
+const maxPrefix = 8
+
+// listParts lists the leases whose names begin with prefix, by their next character: a list is one message, which may have 16 MiB, and some
+// 100 000 leases are longer. A lease that is made meanwhile may be missing.
+func (l *leaseManager) listParts(ctx context.Context, prefix string) ([]leases.Lease, error) {
+	// Those that go on with none of the characters, or end here.
+	list, err := l.Manager.List(ctx, idFilter(prefix+"([^"+idChars+"]|$)"))
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range idChars {
+		longer := prefix + string(c)
+		part, err := l.Manager.List(ctx, idFilter(longer))
+		if errdefs.IsResourceExhausted(err) && len(longer) < maxPrefix {
+			part, err = l.listParts(ctx, longer)
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, part...)
+	}
+	return list, nil
+}
+
+// idFilter is containerd's filter for names that begin as the pattern says.
+func idFilter(pattern string) string { return "id~=" + strconv.Quote("^"+pattern) }
 
 // Create makes a lease. One whose answer gets lost may have been made.
 func (l *leaseManager) Create(ctx context.Context, opts ...leases.Opt) (leases.Lease, error) {

@@ -3,7 +3,6 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -20,9 +19,8 @@ import (
 // origin is where layers are pulled from: a registry in memory.
 type origin struct {
 	blobs map[digest.Digest][]byte
-	opens atomic.Int64
-	// before, if set, is called before a blob is opened.
-	before func(ctx context.Context) error
+	// read, if set, is called before something is read, with its offset.
+	read func(off int64)
 }
 
 // layer makes an uncompressed layer of the entries, and returns its descriptor.
@@ -41,21 +39,25 @@ func (o *origin) layer(t testing.TB, entries ...tree.Entry) ocispecs.Descriptor 
 	}
 }
 
-func (o *origin) ReaderAt(ctx context.Context, desc ocispecs.Descriptor) (content.ReaderAt, error) {
-	o.opens.Add(1)
-	if o.before != nil {
-		if err := o.before(ctx); err != nil {
-			return nil, err
-		}
-	}
+func (o *origin) ReaderAt(_ context.Context, desc ocispecs.Descriptor) (content.ReaderAt, error) {
 	data, ok := o.blobs[desc.Digest]
 	if !ok {
 		return nil, errdefs.ErrNotFound
 	}
-	return blob{bytes.NewReader(data)}, nil
+	return blob{bytes.NewReader(data), o}, nil
 }
 
-type blob struct{ *bytes.Reader }
+type blob struct {
+	*bytes.Reader
+	o *origin
+}
+
+func (b blob) ReadAt(p []byte, off int64) (int, error) {
+	if b.o.read != nil {
+		b.o.read(off)
+	}
+	return b.Reader.ReadAt(p, off)
+}
 
 func (blob) Close() error { return nil }
 

@@ -227,3 +227,33 @@ func killedAt(t *testing.T, k *killing, cl *client.Client, sn, name string, at i
 	require.Empty(t, blobsIn(t, k.d, opts.Namespace), what)
 	return died, seen
 }
+
+// TestDaemonKilledWhileWriting: the daemon is killed while a blob is being written to it, and comes back: the transfer is taken up again, within
+// the same call, and the blob is what it should be (fault 11; spec PULL-2).
+func TestDaemonKilledWhileWriting(t *testing.T) {
+	d := Start(t)
+	ctx := t.Context()
+	c, err := containerd.Open(ctx, d.Client(), t.TempDir(), containerd.Options{Snapshotter: "overlayfs"})
+	require.NoError(t, err)
+	var o origin
+	big := strings.Repeat("0123456789abcdef", 1<<18) // 4 MiB
+	desc := o.layer(t, tree.File("file", big))
+	ref := o.get(t, c, desc, nil)
+	reads := 0
+	o.read = func(off int64) {
+		if reads++; reads == 8 {
+			require.Positive(t, off)
+			d.Restart()
+		}
+	}
+	require.NoError(t, ref.Extract(ctx, nil))
+	require.Greater(t, reads, 8)
+	requireTree(t, ref, tree.File("file", big))
+	require.NoError(t, ref.Release(ctx))
+	found, err := c.Check(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found)
+	require.NoError(t, c.Prune(ctx, nil, usage.PruneInfo{All: true}))
+	require.NoError(t, c.Close())
+	require.Empty(t, blobsIn(t, d, containerd.DefaultNamespace))
+}

@@ -3,7 +3,9 @@ package daemon
 import (
 	"testing"
 
+	"github.com/containerd/containerd/v2/client"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
 
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/containerd"
@@ -101,17 +103,42 @@ func TestRoundTripsOfAStart(t *testing.T) {
 	d := Start(t)
 	ctx, dir := t.Context(), t.TempDir()
 	var n Calls
-	client := d.Client(n.Opt())
-	c, err := containerd.Open(ctx, client, dir, containerd.Options{})
+	cl := d.Client(n.Opt())
+	c, err := containerd.Open(ctx, cl, dir, containerd.Options{})
 	require.NoError(t, err)
 	makeLayers(t, c, 20)
 	require.NoError(t, c.Close())
 	n.Take()
-	c, err = containerd.Open(ctx, client, dir, containerd.Options{Reach: containerd.ReachDirect})
+	c, err = containerd.Open(ctx, cl, dir, containerd.Options{Reach: containerd.ReachDirect})
 	require.NoError(t, err)
 	got, total := n.Take()
 	require.Equal(t, "1 Introspection/Plugins, 1 Introspection/Server, 1 Leases/List", got)
 	require.Equal(t, 3, total)
 	require.Equal(t, 20, c.Stats().Records)
 	require.NoError(t, c.Close())
+}
+
+// TestManyLeases: a namespace with more leases than go into one message is opened, and nothing of the cache is taken for lost or left
+// (spec INIT-3, INIT-11; bench row 7).
+func TestManyLeases(t *testing.T) {
+	const message, n = 4 << 10, 60 // a lease takes some 150 bytes
+	d := Start(t)
+	ctx, dir := t.Context(), t.TempDir()
+	c, err := containerd.Open(ctx, d.Client(), dir, containerd.Options{})
+	require.NoError(t, err)
+	makeLayers(t, c, n)
+	require.NoError(t, c.Close())
+	var calls Calls
+	short := client.WithCallOpts([]grpc.CallOption{grpc.MaxCallRecvMsgSize(message)})
+	c, err = containerd.Open(ctx, d.Client(short, calls.Opt()), dir, containerd.Options{})
+	require.NoError(t, err)
+	text, _ := calls.Take()
+	require.NotContains(t, text, "1 Leases/List")
+	require.Equal(t, n, c.Stats().Records)
+	found, err := c.Check(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found)
+	require.NoError(t, c.Prune(ctx, nil, usage.PruneInfo{All: true}))
+	require.NoError(t, c.Close())
+	require.Empty(t, leasesIn(t, d, containerd.DefaultNamespace))
 }

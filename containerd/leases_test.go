@@ -1,0 +1,133 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+)
+
+// backendLeases are leases in memory, whose calls are counted.
+type backendLeases struct {
+	leases.Manager
+	ids  map[string]bool
+	made []string
+	// lost is the error that a Create has which was done.
+	lost error
+	// most is how many leases an answer may have; 0 for any number.
+	most int
+}
+
+func (b *backendLeases) Create(_ context.Context, opts ...leases.Opt) (leases.Lease, error) {
+	var l leases.Lease
+	for _, opt := range opts {
+		if err := opt(&l); err != nil {
+			return l, err
+		}
+	}
+	b.ids[l.ID] = true
+	return l, b.lost
+}
+
+func (b *backendLeases) Delete(_ context.Context, l leases.Lease, _ ...leases.DeleteOpt) error {
+	b.made = append(b.made, l.ID)
+	if !b.ids[l.ID] {
+		return errdefs.ErrNotFound
+	}
+	delete(b.ids, l.ID)
+	return nil
+}
+
+func (b *backendLeases) List(_ context.Context, filters ...string) ([]leases.Lease, error) {
+	var list []leases.Lease
+	for id := range b.ids {
+		if len(filters) == 0 || matches(filters[0], id) {
+			list = append(list, leases.Lease{ID: id})
+		}
+	}
+	if b.most > 0 && len(list) > b.most {
+		return nil, errdefs.ErrResourceExhausted
+	}
+	return list, nil
+}
+
+// matches does what containerd does for the filters that listParts makes.
+func matches(filter, id string) bool {
+	quoted, ok := strings.CutPrefix(filter, "id~=")
+	pattern, err := strconv.Unquote(quoted)
+	if !ok || err != nil {
+		panic("unexpected filter " + filter)
+	}
+	pattern = strings.TrimPrefix(pattern, "^")
+	if prefix, class, ok := strings.Cut(pattern, "("); ok { // "prefix([^chars]|$)"
+		class = strings.TrimSuffix(strings.TrimPrefix(class, "[^"), "]|$)")
+		rest, has := strings.CutPrefix(id, prefix)
+		return has && (rest == "" || !strings.ContainsAny(rest[:1], class))
+	}
+	return strings.HasPrefix(id, pattern)
+}
+
+// TestDeletedOnlyIfThere: the leases that a record may have are deleted without a call if there are none: none was made here, and none was there when
+// all were listed. Before that, and for all other names, the daemon is asked (spec 2.2, LEASE-7).
+func TestDeletedOnlyIfThere(t *testing.T) {
+	ctx := t.Context()
+	b := &backendLeases{ids: map[string]bool{"old-variants": true}}
+	lm := newLeaseManager(b)
+	del := func(id string, call bool, want error) {
+		t.Helper()
+		b.made = nil
+		require.ErrorIs(t, lm.Delete(ctx, leases.Lease{ID: id}), want)
+		require.Equal(t, call, len(b.made) == 1, "%s: %q", id, b.made)
+	}
+	del("a-view", true, errdefs.ErrNotFound)
+	_, err := lm.List(ctx)
+	require.NoError(t, err)
+	del("a-view", false, errdefs.ErrNotFound)
+	del("a", true, errdefs.ErrNotFound)
+	del("old-variants", true, nil)
+	del("old-variants", false, errdefs.ErrNotFound)
+	_, err = lm.Create(ctx, leases.WithID("b-view"))
+	require.NoError(t, err)
+	del("b-view", true, nil)
+
+	b.lost = errors.New("the answer was lost")
+	_, err = lm.Create(ctx, leases.WithID("c-repair"))
+	require.ErrorIs(t, err, b.lost)
+	del("c-repair", true, nil)
+}
+
+// TestLongLists: a list that is too long for one answer is asked for in parts, each lease once; an error of another kind is an error (bench row 7).
+func TestLongLists(t *testing.T) {
+	b := &backendLeases{ids: map[string]bool{}, most: 10}
+	for _, first := range "abz0" {
+		for _, second := range "xyz09" {
+			for _, third := range "12345" {
+				b.ids[string([]rune{first, second, third})] = true
+			}
+		}
+	}
+	for _, odd := range []string{"Ünicode", "UPPER", "a", "_x", "-", "a.b"} {
+		b.ids[odd] = true
+	}
+	list, err := newLeaseManager(b).List(t.Context())
+	require.NoError(t, err)
+	seen := map[string]int{}
+	for _, l := range list {
+		seen[l.ID]++
+	}
+	require.Len(t, seen, len(b.ids))
+	for id, n := range seen {
+		require.Equal(t, 1, n, id)
+	}
+
+	b.most = 1
+	b.ids = map[string]bool{"same1": true, "same2": true, "same3": true}
+	list, err = newLeaseManager(b).List(t.Context())
+	require.NoError(t, err)
+	require.Len(t, list, 3)
+}
