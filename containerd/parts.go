@@ -27,7 +27,6 @@ import (
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/metadata"
 	"github.com/layercache/cache/snapshot"
-	"github.com/layercache/cache/snapshot/apply"
 	ctdsnapshot "github.com/layercache/cache/snapshot/containerd"
 	"github.com/layercache/cache/snapshot/winlayers"
 )
@@ -66,7 +65,6 @@ type Parts struct {
 
 	opts   Options
 	caps   snapshot.Capabilities
-	leases *leaseManager
 	syncFS func(context.Context) error // nil where nothing can be flushed
 	// closers are run in reverse by Close.
 	closers []func() error
@@ -75,7 +73,8 @@ type Parts struct {
 }
 
 // OpenParts opens a directory of records, which is made if it does not exist, and the parts on the daemon that c is connected to,
-// without a manager. The client stays the caller's, and has to live longer than the parts. See Open for the errors.
+// without a manager. The client stays the caller's, and has to live longer than the parts; a connection of it that is found broken is
+// replaced, for all its users (client.Reconnect). See Open for the errors.
 func OpenParts(ctx context.Context, c *client.Client, dir string, opts Options) (_ *Parts, err error) {
 	if err := opts.complete(); err != nil {
 		return nil, err
@@ -163,8 +162,7 @@ func (p *Parts) openRecords() error {
 // wire makes the parts.
 func (p *Parts) wire(ctx context.Context, cc *conn) error {
 	p.ContentStore = ctdsnapshot.NewContentStore(&contentStore{Store: contentproxy.NewContentStore(cc)}, p.Namespace)
-	p.leases = newLeaseManager(leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(cc)))
-	p.LeaseManager = ctdsnapshot.NewLeaseManager(p.leases, p.Namespace)
+	p.LeaseManager = ctdsnapshot.NewLeaseManager(newLeaseManager(leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(cc))), p.Namespace)
 	raw := snapshotsproxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(cc), p.SnapshotterName)
 	p.Snapshotter = newSnapshotter(p.SnapshotterName, raw, p.Namespace, p.opts.IdentityMapping)
 
@@ -177,8 +175,11 @@ func (p *Parts) wire(ctx context.Context, cc *conn) error {
 	if err := p.reach(ctx, remove); err != nil {
 		return err
 	}
+	if _, err := os.Stat(p.SnapshotterRoot); err != nil {
+		p.SnapshotterRoot = "" // that of a snapshotter which keeps its directories elsewhere, or out of sight
+	}
 	if p.Reach == ReachDirect {
-		p.Applier = winlayers.NewApplier(p.ContentStore, &applier{remote: remote, own: apply.New(p.ContentStore), scratch: p.Dir})
+		p.Applier = winlayers.NewApplier(p.ContentStore, newApplier(p.ContentStore, remote, p.Dir))
 		p.Differ = newDiffer(p.ContentStore, remote)
 		return p.openSync()
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -93,7 +94,11 @@ var operations = map[string]struct {
 			if err != nil {
 				return err
 			}
-			return remotes[0].Provider.(cache.Unlazier).Unlazy(ctx)
+			u, ok := remotes[0].Provider.(cache.Unlazier)
+			if !ok {
+				return errors.New("a provider that cannot be asked to fetch")
+			}
+			return u.Unlazy(ctx)
 		},
 		check: func(ctx context.Context, t *testing.T, s *scene) {
 			_, err := s.c.Parts.ContentStore.Info(ctx, s.desc.Digest)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -13,7 +14,13 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/layercache/cache/internal/overlaymounts"
+	"github.com/layercache/cache/snapshot/apply"
 )
+
+// newApplier makes what unpacks layers into directories that this process can reach.
+func newApplier(cs content.Store, remote diff.Applier, scratch string) diff.Applier {
+	return &applier{remote: remote, own: apply.New(cs), scratch: scratch}
+}
 
 // applier has the daemon unpack layers, and does it itself where the daemon cannot: onto an overlay it unpacks into the upper directory
 // alone, where a hard link to a file of a lower layer finds nothing to link to. It is for directories that this process can reach.
