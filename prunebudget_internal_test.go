@@ -2,6 +2,7 @@ package cache
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -41,5 +42,30 @@ func TestBudgetTable(t *testing.T) {
 		}
 		require.True(t, policy.budgeted(), "%+v", row)
 		require.Equal(t, row.keep, budget(p, row.total, row.free), "%+v", row)
+	}
+}
+
+// Design, Seen from outside: of several limits the one is told that makes records go.
+func TestRuleTable(t *testing.T) {
+	for _, row := range []struct {
+		total, free, maxUsed, reserved, minFree int64
+		keepDuration                            time.Duration
+		rule                                    string
+	}{
+		{total: 80, free: 20, rule: RuleIdle},
+		{total: 80, free: 20, keepDuration: time.Hour, rule: RuleKeepDuration},
+		{total: 80, free: 20, reserved: 25, rule: RuleReservedSpace},
+		{total: 80, free: 20, reserved: 25, keepDuration: time.Hour, rule: RuleReservedSpace},
+		{total: 80, free: 20, maxUsed: 30, rule: RuleMaxUsedSpace},
+		{total: 80, free: 20, maxUsed: 10, reserved: 25, rule: RuleMaxUsedSpace},
+		{total: 80, free: 20, minFree: 50, rule: RuleMinFreeSpace},
+		{total: 80, free: 20, reserved: 60, minFree: 50, rule: RuleMinFreeSpace},
+		{total: 80, free: 20, maxUsed: 40, minFree: 50, rule: RuleMaxUsedSpace},
+		{total: 80, free: 20, maxUsed: 70, minFree: 50, rule: RuleMinFreeSpace},
+		{total: 80, free: 60, maxUsed: 70, minFree: 50, rule: RuleMaxUsedSpace},
+		{total: 10, free: 0, minFree: 1<<63 - 1, rule: RuleMinFreeSpace},
+	} {
+		p := usage.PruneInfo{MaxUsedSpace: row.maxUsed, ReservedSpace: row.reserved, MinFreeSpace: row.minFree, KeepDuration: row.keepDuration}
+		require.Equal(t, row.rule, ruleOf(p, row.total, row.free), "%+v", row)
 	}
 }

@@ -2,6 +2,8 @@ package cache_test
 
 import (
 	"context"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -121,7 +123,7 @@ func digestIf(is bool, desc ocispecs.Descriptor) digest.Digest {
 	return ""
 }
 
-// TestWaitsForAPlace: transfers from one origin, and blobs that are made, wait for a place; one that gives up says why.
+// TestWaitsForAPlace: transfers from one origin wait for a place; one that gives up says why.
 func TestWaitsForAPlace(t *testing.T) {
 	w := &waits{begun: make(chan cache.Event, 100)}
 	env := testutil.New(t, testutil.Doubles(), testutil.WithManagerOpt(func(o *cache.ManagerOpt) { o.Observer = w }))
@@ -177,6 +179,65 @@ func TestWaitsForAPlace(t *testing.T) {
 	require.NoError(t, last[0].Err)
 	require.Equal(t, time.Minute, last[0].Duration)
 	require.NoError(t, refs.Release(ctx))
+}
+
+// TestWaitsForAProcessor: layers that are unpacked and blobs that are made wait for each other when there are enough of them.
+func TestWaitsForAProcessor(t *testing.T) {
+	reg := newRegistry()
+	for pool, scene := range map[string]struct {
+		places int
+		at     string
+		make   func(t *testing.T, env *testutil.Env, i int) (ref cache.ImmutableRef, run func() error)
+	}{
+		cache.PoolUnpack: {runtime.GOMAXPROCS(0) + 2, fault.OpApply, func(t *testing.T, env *testutil.Env, i int) (cache.ImmutableRef, func() error) {
+			ref := byBlob(t, env, reg, reg.layer(t, "gzip", tree.File("f", strconv.Itoa(i))), nil)
+			return ref, func() error { return ref.Extract(ctx, nil) }
+		}},
+		cache.PoolPack: {runtime.GOMAXPROCS(0) + 1, fault.OpContentWriter, func(t *testing.T, env *testutil.Env, i int) (cache.ImmutableRef, func() error) {
+			ref := finalized(t, env, nil, fileIn(t, "f", strconv.Itoa(i)))
+			return ref, func() error {
+				_, err := ref.GetRemotes(ctx, true, remote.RefConfig{}, false, nil)
+				return err
+			}
+		}},
+	} {
+		t.Run(pool, func(t *testing.T) {
+			w := &waits{begun: make(chan cache.Event, 100)}
+			env := testutil.New(t, testutil.Doubles(), testutil.WithManagerOpt(func(o *cache.ManagerOpt) { o.Observer = w }))
+			var refs cache.RefList
+			var runs []func() error
+			for i := range scene.places + 1 {
+				ref, run := scene.make(t, env, i)
+				refs, runs = append(refs, ref), append(runs, run)
+			}
+			w.take()
+			inside, open := make(chan struct{}, 100), make(chan struct{})
+			env.Faults.Inject(fault.Match{Op: scene.at, When: fault.Before}, func(context.Context, fault.Point) error {
+				inside <- struct{}{}
+				<-open
+				return nil
+			})
+			errs := make(chan error, len(runs))
+			for i, run := range runs {
+				go func() { errs <- run() }()
+				if i < scene.places {
+					<-inside
+				}
+			}
+			ev := <-w.begun
+			require.Equal(t, [2]string{pool, refs[scene.places].ID()}, [2]string{ev.Reason, ev.ID})
+			env.Clock.Advance(time.Hour)
+			close(open)
+			for range runs {
+				require.NoError(t, <-errs)
+			}
+			waited := w.waited()
+			require.Len(t, waited, 1)
+			require.Equal(t, [2]string{pool, refs[scene.places].ID()}, [2]string{waited[0].Reason, waited[0].ID})
+			require.Equal(t, time.Hour, waited[0].Duration)
+			require.NoError(t, refs.Release(ctx))
+		})
+	}
 }
 
 func waitsOf(r *recorder) (out []cache.Event) {
