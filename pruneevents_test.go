@@ -54,7 +54,14 @@ func TestPruneEvents(t *testing.T) {
 	require.Empty(t, gone)
 	require.Equal(t, cache.Event{Kind: cache.EventPrune, Reason: cache.ReasonDryRun, Records: 3, Size: total}, run)
 
-	env.Faults.FailOp(fault.OpDBUpdate, errBackend)
+	failed := false // once: the marks cannot be set, and what was set of them is taken back
+	env.Faults.Inject(fault.Match{Op: fault.OpDBUpdate, When: fault.Before}, func(context.Context, fault.Point) error {
+		if failed {
+			return nil
+		}
+		failed = true
+		return errBackend
+	})
 	require.ErrorIs(t, env.Manager.Prune(ctx, nil, usage.PruneInfo{}), errBackend)
 	env.Faults.Reset()
 	run, gone = pruned(t, r)
