@@ -50,6 +50,11 @@
 // A crash of the machine may cost the bytes of layers that were written less than a minute before, unless
 // ManagerOpt.Sync is set. Their records are dropped by the next NewManager, or extracted again, and never served.
 //
+// # Seen from outside
+//
+// An Observer is told what happens, a Tracer also what begins; Manager.Totals and DiskUsage tell what there is, and Manager.Holders
+// who holds it. Package observe has counters, and the module github.com/layercache/cache/otel feeds OpenTelemetry.
+//
 // # Files
 //
 // The metadata store has BuildKit's format: a cache that BuildKit v0.34 made opens as it is, and

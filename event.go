@@ -48,7 +48,7 @@ const (
 	// EventPrune: a call of Prune has ended, which had valid policies. Records is how many records went and Size what came free with them; the
 	// garbage collection, which gives the space back, is part of it. With ReasonDryRun as its Reason it is what would go. ID is empty.
 	EventPrune EventKind = "prune"
-	// EventCollect: the backend collected garbage. ID is empty.
+	// EventCollect: the backend collected garbage because the manager asked for it. ID is empty.
 	EventCollect EventKind = "collect"
 	// EventWait: an operation had to wait for others before it could go on. Reason is the pool, one of the Pool constants, Duration how long
 	// it waited, and Err why it gave up. Who need not wait causes no event. Source is the DescHandler's Ref in PoolPull; ID is empty where no
