@@ -177,10 +177,11 @@ func ours(t *testing.T, c *client.Client) *side {
 	}}
 }
 
-// theirs is BuildKit's cache on a client, put together as its containerd worker does it.
-func theirs(t *testing.T, c *client.Client) *side {
+// theirManager is BuildKit's cache on a client, put together as its containerd worker does it.
+func theirManager(t *testing.T, c *client.Client) bkcache.Manager {
+	t.Helper()
 	const ns = "theirs"
-	ctx, dir := t.Context(), t.TempDir()
+	dir := t.TempDir()
 	rows, err := bkmetadata.NewStore(filepath.Join(dir, "metadata_v2.db"))
 	require.NoError(t, err)
 	store := bksnapshot.NewContentStore(c.ContentStore(), ns)
@@ -199,6 +200,12 @@ func theirs(t *testing.T, c *client.Client) *side {
 		},
 	})
 	require.NoError(t, err)
+	return m
+}
+
+// theirs is BuildKit's side.
+func theirs(t *testing.T, c *client.Client) *side {
+	ctx, m := t.Context(), theirManager(t, c)
 	var mut bkcache.MutableRef
 	var ref, lazy bkcache.ImmutableRef
 	desc, from := layer(t)
