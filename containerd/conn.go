@@ -92,10 +92,24 @@ var (
 	errNoAnswer     = status.Error(codes.DeadlineExceeded, "containerd does not answer")
 )
 
-// noted is the error of a call on cc. That cc was replaced by another means that it was broken.
+// skew bounds how much earlier than the caller's context a deadline may end a call: the daemon has a timer of its own.
+const skew = time.Second
+
+// noted is the error of a call on cc. That cc was replaced by another means that it was broken. A call that ended by the caller's deadline
+// returns when the caller's context has ended, too, which is how he tells his own deadline from other failures.
 func (c *conn) noted(ctx context.Context, cc *grpc.ClientConn, err error) error {
-	if status.Code(err) == codes.Canceled && ctx.Err() == nil && cc != c.underlying() {
-		return status.Error(codes.Unavailable, status.Convert(err).Message())
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	switch status.Code(err) {
+	case codes.Canceled:
+		if cc != c.underlying() {
+			return status.Error(codes.Unavailable, status.Convert(err).Message())
+		}
+	case codes.DeadlineExceeded:
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < skew {
+			<-ctx.Done()
+		}
 	}
 	return err
 }
