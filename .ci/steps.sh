@@ -295,19 +295,28 @@ step_dropin() {
   "$bin/dropincheck" -check "$check" -known docs/dropin-missing.txt
 }
 
-# The cheapest first.
-all_steps='prepare tidy imports rules vet test nobody examples race lint cross otel bench compat registry containerd dropin'
+# The first ones one after the other, the cheapest first, and the rest two at a time, the longest first.
+first_steps='prepare tidy imports rules vet'
+other_steps='test nobody race compat containerd cross dropin bench registry lint otel examples'
+all_steps="$first_steps $other_steps"
 
 # run_steps [NAME...]: the named steps, or all; prepare always.
 run_steps() {
   local name
-  local -a wanted=(prepare)
+  local -a first other
   if [ $# -eq 0 ]; then
-    read -ra wanted <<<"$all_steps"
+    read -ra first <<<"$first_steps"
+    read -ra other <<<"$other_steps"
+  else
+    first=(prepare)
+    other=("$@")
   fi
-  for name in "$@"; do
+  for name in "${other[@]}"; do
     declare -F "step_$name" >/dev/null || die "there is no step $name; there are: $all_steps"
-    [ "$name" = prepare ] || wanted+=("$name")
   done
-  for name in "${wanted[@]}"; do run_step "$name" "step_$name"; done
+  for name in "${first[@]}"; do run_step "$name" "step_$name"; done
+  for name in "${other[@]}"; do
+    [ "$name" = prepare ] || printf '%s\n' "$name step_$name" >>"$work/queue"
+  done
+  run_together 2
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"sort"
 	"strings"
 
@@ -18,19 +19,27 @@ type event struct {
 	Elapsed                       float64
 }
 
+const (
+	// subsetEnv asks tests for a part of them, and subsetMarker begins the reason of one that is not in it; both are testutil/subset's.
+	subsetEnv    = "LAYERCACHE_SUBSET"
+	subsetMarker = "not in the subset "
+	leftOut      = "left out"
+)
+
 type testKey struct{ pkg, test string }
 
 // gate follows one stream of events and remembers how every test ended.
 type gate struct {
 	out      io.Writer
-	results  map[testKey]string // "pass", "fail" or "skip"
+	subset   bool               // tests that were left out of a subset are not called skipped, and are not printed
+	results  map[testKey]string // "pass", "fail", "skip" or leftOut
 	output   map[testKey][]string
 	packages map[string]string // how the package ended: "pass", "fail", "skip" (no test files)
 	broken   []string          // what went wrong outside of tests
 }
 
 func newGate(out io.Writer) *gate {
-	return &gate{out: out, results: map[testKey]string{}, output: map[testKey][]string{}, packages: map[string]string{}}
+	return &gate{out: out, subset: os.Getenv(subsetEnv) != "", results: map[testKey]string{}, output: map[testKey][]string{}, packages: map[string]string{}}
 }
 
 // read consumes the stream and prints what plain `go test` would have printed, plus every skip.
@@ -67,7 +76,9 @@ func (g *gate) handle(e event) {
 			return
 		}
 		g.results[key] = e.Action
-		if e.Action != "pass" {
+		if e.Action == "skip" && g.subset && strings.Contains(strings.Join(g.output[key], ""), subsetMarker) {
+			g.results[key] = leftOut
+		} else if e.Action != "pass" {
 			fmt.Fprint(g.out, indentedOutput(g.output[key]))
 		}
 		delete(g.output, key)
@@ -143,5 +154,9 @@ func (g *gate) summary() string {
 	for _, how := range g.results {
 		count[how]++
 	}
-	return fmt.Sprintf("tests: %d passed, %d failed, %d skipped in %d packages", count["pass"], count["fail"], count["skip"], len(g.packages))
+	line := fmt.Sprintf("tests: %d passed, %d failed, %d skipped in %d packages", count["pass"], count["fail"], count["skip"], len(g.packages))
+	if count[leftOut] > 0 {
+		line += fmt.Sprintf("; %d not in the subset %s", count[leftOut], os.Getenv(subsetEnv))
+	}
+	return line
 }

@@ -8,12 +8,15 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/layercache/cache/testutil/subset"
 )
 
 const (
 	passA  = `{"Action":"run","Package":"m/p","Test":"TestA"}` + "\n" + `{"Action":"output","Package":"m/p","Test":"TestA","Output":"=== RUN   TestA\n"}` + "\n" + `{"Action":"pass","Package":"m/p","Test":"TestA"}` + "\n"
 	skipB  = `{"Action":"run","Package":"m/p","Test":"TestB"}` + "\n" + `{"Action":"output","Package":"m/p","Test":"TestB","Output":"    b_test.go:3: needs root\n"}` + "\n" + `{"Action":"skip","Package":"m/p","Test":"TestB"}` + "\n"
 	skipAx = `{"Action":"run","Package":"m/p","Test":"TestA/x"}` + "\n" + `{"Action":"skip","Package":"m/p","Test":"TestA/x"}` + "\n"
+	leftE  = `{"Action":"run","Package":"m/p","Test":"TestE/x"}` + "\n" + `{"Action":"output","Package":"m/p","Test":"TestE/x","Output":"    e_test.go:3: ` + subset.Marker + `4/seed\n"}` + "\n" + `{"Action":"skip","Package":"m/p","Test":"TestE/x"}` + "\n"
 	failC  = `{"Action":"run","Package":"m/p","Test":"TestC"}` + "\n" + `{"Action":"output","Package":"m/p","Test":"TestC","Output":"    c_test.go:9: boom\n"}` + "\n" + `{"Action":"fail","Package":"m/p","Test":"TestC"}` + "\n"
 	hangD  = `{"Action":"run","Package":"m/p","Test":"TestD"}` + "\n" + `{"Action":"output","Package":"m/p","Test":"TestD","Output":"panic: late\n"}` + "\n"
 	okPkg  = `{"Action":"output","Package":"m/p","Output":"PASS\n"}` + "\n" + `{"Action":"output","Package":"m/p","Output":"ok  \tm/p\t0.012s\n"}` + "\n" + `{"Action":"pass","Package":"m/p","Elapsed":0.012}` + "\n"
@@ -63,6 +66,34 @@ func TestRun(t *testing.T) {
 			require.NotContains(t, out.String(), "=== RUN")
 		})
 	}
+}
+
+// Tests that are not in a subset count neither as skipped nor as missing, where a subset was asked for.
+func TestRunOfASubset(t *testing.T) {
+	must := filepath.Join(t.TempDir(), "must")
+	require.NoError(t, os.WriteFile(must, []byte("./... .*\n./p TestE/x/y\n"), 0o600))
+	verdict := func(in string) (int, string, string) {
+		var out, errOut bytes.Buffer
+		code := run(strings.NewReader(in), &out, &errOut, must, "m")
+		return code, out.String(), errOut.String()
+	}
+	t.Setenv(subset.Env, "")
+	code, _, problems := verdict(passA + leftE + okPkg)
+	require.Equal(t, 1, code)
+	require.Contains(t, problems, "skipped: m/p.TestE/x")
+
+	t.Setenv(subset.Env, "4/seed")
+	code, out, problems := verdict(passA + leftE + okPkg)
+	require.Zero(t, code, problems)
+	require.Contains(t, out, "1 passed, 0 failed, 0 skipped in 1 packages; 1 not in the subset 4/seed")
+	code, _, problems = verdict(passA + leftE + skipB + okPkg)
+	require.Equal(t, 1, code)
+	require.Contains(t, problems, "skipped: m/p.TestB")
+	code, _, problems = verdict(passA + okPkg)
+	require.Equal(t, 1, code)
+	require.Contains(t, problems, "no such test ran: ./p TestE/x/y")
+	code, _, _ = verdict(leftE + okPkg)
+	require.Equal(t, 1, code, "nothing passed")
 }
 
 func TestMatchPackage(t *testing.T) {

@@ -1,5 +1,6 @@
 // Command testgate reads `go test -json` on stdin, prints what `go test` would print, and fails when a test failed, when a
-// test of the must-run list was skipped or is missing, or when there was nothing to run at all.
+// test of the must-run list was skipped or is missing, or when there was nothing to run at all. Tests that are not in the subset that
+// LAYERCACHE_SUBSET asks for (package testutil/subset) count as neither.
 //
 //	go test -json ./... | go run ./internal/tools/testgate -must .ci/must-run.txt
 package main
