@@ -219,7 +219,7 @@ func (x *script) extract(rt *rapid.T) {
 	h := x.pickHandle(rt, immutable)
 	x.skipUnhandled(rt, h)
 	want := invalid
-	if !h.gone() {
+	if !x.m.gone(h) {
 		want = fine
 		x.m.extract(h.layer)
 	}
@@ -237,7 +237,7 @@ func (x *script) listFiles(rt *rapid.T) {
 		rt.Skip("no handlers")
 	}
 	want, names := invalid, []string(nil)
-	if !h.gone() {
+	if !x.m.gone(h) {
 		if want = fine; l.blob != "" {
 			if pulls {
 				x.m.pull(l)

@@ -88,7 +88,10 @@ type use struct {
 const loss = 5 * time.Second
 
 type model struct {
-	now     time.Time
+	now time.Time
+	// useAfterRelease is the option of that name.
+	useAfterRelease bool
+
 	layers  []*layer
 	halves  []*half   // every one there ever was
 	handles []*handle // of this opening
@@ -219,14 +222,14 @@ func (m *model) clone(r *handle) *handle {
 	return c
 }
 
-// gone tells whether a handle is of no use: an immutable one that was released does what it did as long as its record is there.
-func (h *handle) gone() bool {
-	return h.released && (h.mutable() || h.half.layer == nil)
+// gone tells whether a handle is of no use. With useAfterRelease an immutable one that was released does what it did as long as its record is there.
+func (m *model) gone(h *handle) bool {
+	return h.released && (!m.useAfterRelease || h.mutable() || h.half.layer == nil)
 }
 
 // finalize is Finalize (spec REF-10, REF-11).
 func (m *model) finalize(r *handle) answer {
-	if r.gone() {
+	if m.gone(r) {
 		return invalid
 	}
 	m.finalizeLayer(r.layer)
@@ -243,7 +246,7 @@ func (m *model) finalizeLayer(l *layer) {
 
 // mount is Mount (spec MNT-2, MNT-5).
 func (m *model) mount(r *handle, readonly bool) answer {
-	if r.gone() {
+	if m.gone(r) {
 		return invalid
 	}
 	if r.half == r.layer.imm {

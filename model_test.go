@@ -62,6 +62,8 @@ type script struct {
 func runScript(t *testing.T, rt *rapid.T, names ...string) {
 	tb := &scriptTB{TB: t, rt: rt}
 	x := &script{}
+	useAfterRelease := rapid.Bool().Draw(rt, "use after release")
+	option := testutil.WithManagerOpt(func(opt *cache.ManagerOpt) { opt.UseAfterRelease = useAfterRelease })
 	whole := false
 	defer func() {
 		if !whole { // what is wrong was said
@@ -72,11 +74,12 @@ func runScript(t *testing.T, rt *rapid.T, names ...string) {
 		tb.cleanUp()
 	}()
 	for _, name := range names {
-		env := testutil.New(tb, backends[name]...)
+		env := testutil.New(tb, append(slices.Clone(backends[name]), option)...)
 		if len(x.suts) > 0 { // one time for all
 			env.Clock.Advance(x.m.now.Sub(env.Clock.Now()))
 		} else {
 			x.m = newModel(env.Clock.Now().Add(time.Minute))
+			x.m.useAfterRelease = useAfterRelease
 			env.Clock.Advance(time.Minute)
 		}
 		x.suts = append(x.suts, &sut{name: name, tb: tb, env: env, ids: map[*half]string{}, names: map[string]*half{}, refs: map[*handle]cache.Ref{}})
@@ -256,9 +259,9 @@ func (x *script) read(rt *rapid.T) {
 	want := x.m.mount(h, readonly)
 	for _, s := range x.suts {
 		if want != fine {
-			// What is left of a record that was never finalized can be read until it is collected.
+			// With the option what is left of a record that was never finalized can be read until it is collected.
 			left, err := s.refs[h].Mount(ctx, readonly, nil)
-			if !readonly || err != nil || !immutable(h) {
+			if !readonly || err != nil || !immutable(h) || !x.m.useAfterRelease {
 				s.expect(want, err, "Mount")
 				continue
 			}

@@ -77,7 +77,7 @@ func (r *immutableRef) mount(ctx context.Context, readonly bool, s session.Group
 	}
 	defer m.life.end()
 	giveBack, err := r.borrow()
-	if readonly && errors.Is(err, errReleased) {
+	if readonly && m.opt.UseAfterRelease && errors.Is(err, errReleased) {
 		return r.mountRemnant(ctx)
 	}
 	if err != nil {

@@ -103,6 +103,11 @@ type ManagerOpt struct {
 	// reported as EventLeak and in the log, each once. Such a ref is not released: what it held stays held until the manager is closed, as it
 	// would without this option. It costs a stack walk per ref and is meant for debugging.
 	TrackHolders bool
+	// UseAfterRelease has immutable refs that were released do what they did, as long as their record is there, and one whose record went with its last
+	// ref be mounted for reading until the snapshot is collected. BuildKit's own cache lets its callers do so; an embedder that takes
+	// its place sets it. Without it that is an invalid argument from the release on, rather than once somebody has pruned. Clone, and
+	// the methods that take a ref as parent or input, take a released one either way (spec REF-1, MGR-6).
+	UseAfterRelease bool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// AfterFunc has fn called, on a goroutine of its own, when d has passed; stop prevents that and reports whether it

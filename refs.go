@@ -75,8 +75,8 @@ type RefMetadata interface {
 
 // Mountable can be mounted.
 type Mountable interface {
-	// Mount returns how to mount the tree. The mounts are good until the ref is released, and those of an immutable one that was
-	// released before as long as its record is there; a mount that is still there at the release stays until its own, but what was to be written to is not mounted anew
+	// Mount returns how to mount the tree. The mounts are good until the ref is released; a mount that is
+	// still there then stays until its own release, but what was to be written to is not mounted anew
 	// once its record is finalized or its last ref released: an invalid argument.
 	// Mounts of a mutable ref may be bind mounts below ManagerOpt.MountPoolRoot, those of an
 	// immutable one are the snapshotter's unless it is mounted for writing at the time.
@@ -105,9 +105,7 @@ type ImmutableRef interface {
 	Ref
 	// Clone returns another ref to the same record, which does not count as a use. It works on a
 	// released ref as long as the record is alive; after that the clone is a released ref.
-	//
-	// So do the other methods: nobody keeps the record of a released ref, so it may have been pruned, and then they return an
-	// invalid argument.
+	// The other methods of a released ref that need the record return an invalid argument; see ManagerOpt.UseAfterRelease.
 	Clone() ImmutableRef
 	// Finalize makes the snapshot immutable on disk and ends the mutable half: GetMutable will
 	// not find it any more. On a record that is finalized it does nothing.
@@ -227,9 +225,11 @@ func (r *immutableRef) Release(ctx context.Context) error {
 }
 
 // borrow takes an internal ref for the time of an operation, so that a concurrent Release
-// cannot end the record under it. A ref that was released before will do as long as the record is alive: BuildKit
-// has callers that mount such refs, as it has those that put a layer on top of one (spec MGR-6).
+// cannot end the record under it. One before is an error, or with UseAfterRelease is one once the record is gone.
 func (r *immutableRef) borrow() (giveBack func(context.Context), err error) {
+	if r.released.Load() && !r.m.opt.UseAfterRelease {
+		return nil, errReleased
+	}
 	giveBack, err = r.m.hold(r.rec, r.id)
 	if err != nil && r.released.Load() {
 		return nil, errReleased

@@ -7,14 +7,50 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/layercache/cache"
+	"github.com/layercache/cache/remote"
 	"github.com/layercache/cache/testutil"
 	"github.com/layercache/cache/usage"
 )
 
-// Spec REF-1, REF-3, REF-6, MGR-6: a released ref does what it did as long as its record is there, which is no use of it and
-// leaves nothing mounted. BuildKit's own tests of its git and HTTP sources mount such refs.
-func TestReleasedRefWorks(t *testing.T) {
+// Spec REF-1, REF-6, MGR-6: a released ref is of no use, whether its record is there or not, but to be cloned and built upon.
+func TestReleasedRef(t *testing.T) {
 	eachBackend(t, func(t *testing.T, env *testutil.Env) {
+		layer := finalized(t, env, nil, fileIn(t, "f", "data"))
+		kept := testutil.MakeLayer(t, env, layer, fileIn(t, "g", "more"), cache.CachePolicyRetain)
+		lost := testutil.MakeLayer(t, env, layer, fileIn(t, "h", "lost"))
+		release(t, lost, kept, layer)
+		requireUsage(t, env, 0, 2)
+		env.Faults.Reset()
+		for _, ref := range []cache.ImmutableRef{layer, kept, lost} {
+			for _, readonly := range []bool{true, false} {
+				mountable, err := ref.Mount(ctx, readonly, nil)
+				require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
+				require.Nil(t, mountable)
+			}
+			require.True(t, errdefs.IsInvalidArgument(ref.Extract(ctx, nil)))
+			require.True(t, errdefs.IsInvalidArgument(ref.Finalize(ctx)))
+			_, err := ref.FileList(ctx, nil)
+			require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
+			_, err = ref.GetRemotes(ctx, true, remote.RefConfig{}, false, nil)
+			require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
+		}
+		require.Zero(t, env.Faults.Len(), "%s", env.Faults.Trace())
+
+		clone := layer.Clone()
+		requireFile(t, clone, "f", "data")
+		child := finalized(t, env, layer, fileIn(t, "i", "child"))
+		requireFile(t, child, "f", "data")
+		release(t, clone, child)
+	})
+}
+
+// usedAfterRelease is what the manager of a BuildKit fork has.
+var usedAfterRelease = testutil.WithManagerOpt(func(opt *cache.ManagerOpt) { opt.UseAfterRelease = true })
+
+// Spec REF-1, REF-3, REF-6, MGR-6: with UseAfterRelease a released ref does what it did as long as its record is there, which is no use of it and
+// leaves nothing mounted. BuildKit's own tests of its git and HTTP sources mount such refs.
+func TestUseAfterRelease(t *testing.T) {
+	eachBackendWith(t, func(t *testing.T, env *testutil.Env) {
 		layer := finalized(t, env, nil, fileIn(t, "f", "data"))
 		kept := testutil.MakeLayer(t, env, layer, fileIn(t, "g", "more"), cache.CachePolicyRetain)
 		mutID := mutableID(t, env, kept)
@@ -47,6 +83,9 @@ func TestReleasedRefWorks(t *testing.T) {
 			_, err := ref.FileList(ctx, nil)
 			require.NoError(t, err)
 		}
+		remotes, err := layer.GetRemotes(ctx, true, remote.RefConfig{}, false, nil)
+		require.NoError(t, err)
+		require.Len(t, remotes[0].Descriptors, 1)
 		require.Equal(t, before, uses())
 		requireFile(t, kept, "g", "more")
 		mut, err := env.Manager.GetMutable(ctx, mutID) // to look is not to finalize
@@ -58,13 +97,13 @@ func TestReleasedRefWorks(t *testing.T) {
 		require.NoError(t, layer.Finalize(ctx))
 		require.Len(t, prune(t, env, usage.PruneInfo{All: true}), 2)
 		requireDead(t, env, layer)
-	})
+	}, usedAfterRelease)
 }
 
-// Spec REF-1, REF-8, LEASE-5: a record that was neither finalized nor to be kept goes with its last ref. The released ref can still be mounted for reading,
-// under a lease, until the snapshot is collected, and does nothing else. BuildKit's own tests of its git source do so.
+// Spec REF-1, REF-8, LEASE-5: a record that was neither finalized nor to be kept goes with its last ref. With UseAfterRelease the released ref can still be
+// mounted for reading, under a lease, until the snapshot is collected, and does nothing else. BuildKit's own tests of its git source do so.
 func TestRemnant(t *testing.T) {
-	eachBackend(t, func(t *testing.T, env *testutil.Env) {
+	eachBackendWith(t, func(t *testing.T, env *testutil.Env) {
 		base := finalized(t, env, nil, fileIn(t, "f", "data"))
 		ref := testutil.MakeLayer(t, env, base, fileIn(t, "g", "more"))
 		release(t, ref, base)
@@ -92,5 +131,5 @@ func TestRemnant(t *testing.T) {
 		_, _, err = mountable.Mount()
 		require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
 		require.False(t, errdefs.IsNotFound(err))
-	})
+	}, usedAfterRelease)
 }

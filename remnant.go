@@ -14,7 +14,7 @@ import (
 )
 
 // remnant is the tree of a record that was never finalized and went with its last ref (spec REF-8). The row and the leases are gone, but the
-// snapshot is there until the backend collects what no lease protects. BuildKit has callers that release such a ref and then mount
+// snapshot is there until the backend collects what no lease protects. With ManagerOpt.UseAfterRelease, and only then, callers may mount
 // it; they get what is left, whole or not at all: each mount has the snapshot under a lease before it looks for it.
 type remnant struct {
 	mount func() ([]mount.Mount, func() error, error)
@@ -27,19 +27,31 @@ func (r remnant) IdentityMapping() *user.IdentityMapping { return r.idmap }
 
 // mountRemnant returns the remnant of a ref's record, for reading; if there is none, the error is errReleased.
 func (r *immutableRef) mountRemnant(ctx context.Context) (snapshot.Mountable, error) {
-	m, st := r.m, r.m.g.Status(r.rec)
-	if st.Imm != r.id || st.MutSnapshot == "" || st.SnapshotCommitted || st.State < graph.Condemned {
+	m := r.m
+	key, ok := r.remnantKey()
+	if !ok {
 		return nil, errReleased
 	}
-	if _, err := m.opt.Snapshotter.Stat(ctx, st.MutSnapshot); err != nil {
+	if _, err := m.opt.Snapshotter.Stat(ctx, key); err != nil {
 		return nil, collected(err)
 	}
 	ctx = context.WithoutCancel(ctx)
 	tree := remnant{
-		mount: func() ([]mount.Mount, func() error, error) { return m.openRemnant(ctx, r.id, st.MutSnapshot) },
+		mount: func() ([]mount.Mount, func() error, error) {
+			if _, ok := r.remnantKey(); !ok { // a removal that failed was taken back, and somebody may write to the tree again
+				return nil, nil, errors.Wrapf(errReleased, "mounting record %q", r.id)
+			}
+			return m.openRemnant(ctx, r.id, key)
+		},
 		idmap: m.IdentityMapping(),
 	}
 	return snapshot.ReadOnly(tree), nil
+}
+
+// remnantKey names the snapshot that a ref's record has left.
+func (r *immutableRef) remnantKey() (key string, ok bool) {
+	st := r.m.g.Status(r.rec)
+	return st.MutSnapshot, st.Imm == r.id && st.MutSnapshot != "" && !st.SnapshotCommitted && st.State >= graph.Condemned
 }
 
 // openRemnant mounts a snapshot that is nobody's, under a lease that ends with the mount.

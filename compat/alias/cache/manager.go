@@ -16,9 +16,11 @@ import (
 	lib "github.com/layercache/cache"
 )
 
-// NewManager opens the cache. Of the library's hooks, those that the options leave open do what BuildKit's own cache does there.
+// NewManager opens the cache. Of the library's hooks, those that the options leave open do what BuildKit's own cache does there, and refs
+// that were released are as good as they are there.
 func NewManager(opt ManagerOpt) (Manager, error) {
 	opt.Hooks = withDefaults(opt.Hooks)
+	opt.UseAfterRelease = true
 	return lib.NewManager(opt)
 }
 
