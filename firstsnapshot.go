@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/gc"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/pkg/errors"
 
@@ -23,7 +24,8 @@ import (
 // somebody else, who has the number now. Once a snapshot is made, the number is used up.
 //
 // A backend whose calls share transactions sees to that itself, for waiting here could keep others from ending theirs; so does
-// local.Open.
+// local.Open. One in another process, whose numbers are none of ours, is known by an error that no other gives; without that, those who wait
+// for one that hangs would find out one after the other.
 type firstSnapshot struct {
 	snapshot.Snapshotter
 	made atomic.Bool
@@ -62,12 +64,22 @@ func (s *firstSnapshot) making(ctx context.Context, fn func() error) error {
 			log.G(ctx).WithError(err).Info("layer cache: a snapshot was being made when a process died")
 			err = fn()
 		}
-		if err == nil {
+		if err == nil || elsewhere(ctx, err) {
 			s.made.Store(true)
 		}
 		return err
 	})
 }
+
+// KnownLabels is there for a snapshotter that has it (snapshot.LabelKnower).
+func (s *firstSnapshot) KnownLabels(key string) (labels map[string]string, known bool) {
+	if k, ok := s.Snapshotter.(snapshot.LabelKnower); ok {
+		return k.KnownLabels(key)
+	}
+	return nil, false
+}
+
+var _ snapshot.LabelKnower = (*firstSnapshot)(nil)
 
 // alone runs fn while nobody else does, until a snapshot is made.
 func (s *firstSnapshot) alone(ctx context.Context, fn func() error) error {
@@ -102,4 +114,9 @@ func (s *firstSnapshot) collecting(collect func(context.Context) (gc.Stats, erro
 func inTheWay(err error) bool {
 	var link *os.LinkError
 	return errors.As(err, &link) && link.Op == "rename" && errors.Is(link, fs.ErrExist)
+}
+
+// elsewhere tells whether an error is that of a backend in another process, which does not answer.
+func elsewhere(ctx context.Context, err error) bool {
+	return ctx.Err() == nil && (errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err))
 }

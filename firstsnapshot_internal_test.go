@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/gc"
+	"github.com/containerd/errdefs"
 	"github.com/pkg/errors"
 	"github.com/stretchr/testify/require"
 
@@ -149,4 +150,60 @@ func TestFirstSnapshotFails(t *testing.T) { // fault 26, fault 29
 	shared := ManagerOpt{Snapshotter: back, Transactions: &Transactions{}}
 	guardFirst(&shared)
 	require.Same(t, back, shared.Snapshotter)
+}
+
+// TestFirstSnapshotElsewhere: nobody waits for others once it is known that the backend is in another process, by an error that is not the
+// end of the caller's own context.
+func TestFirstSnapshotElsewhere(t *testing.T) { // fault 26
+	late, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	exists := &os.LinkError{Op: "rename", Err: syscall.ENOTEMPTY}
+	for _, c := range []struct {
+		ctx   context.Context
+		err   error
+		tries int
+	}{
+		{t.Context(), errdefs.ErrUnavailable, 1},
+		{t.Context(), context.DeadlineExceeded, 1},
+		{late, context.DeadlineExceeded, 2},
+		{t.Context(), syscall.ENOSPC, 2},
+	} {
+		back := &numbering{dirs: map[int]string{}, fails: []error{errors.Wrap(c.err, "failed")}}
+		opt := ManagerOpt{Snapshotter: back}
+		guardFirst(&opt)
+		require.ErrorIs(t, opt.Snapshotter.Prepare(c.ctx, "key", ""), c.err)
+		back.tries, back.fails = 0, []error{exists}
+		_ = opt.Snapshotter.Prepare(t.Context(), "key", "")
+		require.Equal(t, c.tries, back.tries, "tries after %v", c.err)
+	}
+}
+
+// knowing is a snapshotter that knows labels.
+type knowing struct{ snapshot.Snapshotter }
+
+func (knowing) Name() string { return "knowing" }
+
+func (knowing) KnownLabels(key string) (map[string]string, bool) {
+	return map[string]string{"buildkit.mergeUsageSize": "42"}, key == "known"
+}
+
+// TestFirstSnapshotKnowsLabels: what a snapshotter knows is not hidden, so that Usage need not ask.
+func TestFirstSnapshotKnowsLabels(t *testing.T) {
+	opt := ManagerOpt{Snapshotter: knowing{}}
+	guardFirst(&opt)
+	merger := snapshot.NewMergeSnapshotterWith(t.Context(), opt.Snapshotter, nil, snapshot.MergeOptions{Capabilities: &snapshot.Capabilities{}})
+	u, err := merger.Usage(t.Context(), "known")
+	require.NoError(t, err) // with any call to the snapshotter it panics
+	require.EqualValues(t, 42, u.Size)
+	k, ok := opt.Snapshotter.(snapshot.LabelKnower)
+	require.True(t, ok)
+	_, known := k.KnownLabels("another")
+	require.False(t, known)
+
+	opt = ManagerOpt{Snapshotter: &numbering{}}
+	guardFirst(&opt)
+	k, ok = opt.Snapshotter.(snapshot.LabelKnower)
+	require.True(t, ok)
+	_, known = k.KnownLabels("known")
+	require.False(t, known)
 }
