@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	lib "github.com/layercache/cache"
+	"github.com/layercache/cache/local"
 )
 
 // flaky is a provider whose first answer is that the connection was reset.
@@ -126,4 +127,31 @@ func TestNewManager(t *testing.T) {
 	m, err := NewManager(ManagerOpt{})
 	require.Error(t, err)
 	require.True(t, m == nil)
+}
+
+// TestUseAfterRelease: a ref that was released can be mounted, whether its record is there (retained) or went with it.
+// spec REF-8
+func TestUseAfterRelease(t *testing.T) {
+	ctx := context.Background()
+	parts, err := local.OpenParts(ctx, t.TempDir(), local.Options{Snapshotter: local.Native})
+	require.NoError(t, err)
+	m, err := NewManager(parts.ManagerOpt())
+	require.NoError(t, err)
+	for _, policy := range []RefOption{CachePolicyRetain, CachePolicyDefault} {
+		mut, err := m.New(ctx, nil, nil, policy)
+		require.NoError(t, err)
+		ref, err := mut.Commit(ctx)
+		require.NoError(t, err)
+		require.NoError(t, ref.Release(ctx))
+		mountable, err := ref.Mount(ctx, true, nil)
+		require.NoError(t, err)
+		mounts, release, err := mountable.Mount()
+		require.NoError(t, err)
+		require.DirExists(t, mounts[0].Source)
+		if release != nil {
+			require.NoError(t, release())
+		}
+	}
+	require.NoError(t, m.Close())
+	require.NoError(t, parts.Close())
 }
