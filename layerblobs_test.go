@@ -17,7 +17,6 @@ import (
 	"github.com/layercache/cache/compression/codec"
 	"github.com/layercache/cache/testutil"
 	"github.com/layercache/cache/testutil/fault"
-	"github.com/layercache/cache/usage"
 )
 
 // nydusLike is a compression that the library does not know: an embedder's, told from others by media type and annotation.
@@ -87,7 +86,6 @@ func TestLayerBlobs(t *testing.T) { // spec VAR-2, VAR-5, RMT-6
 				for _, ref := range refs {
 					release(t, ref)
 				}
-				prune(t, env, usage.PruneInfo{All: true})
 				_, _, err = cache.LayerBlobs(ctx, top, compression.Config{Type: kind}, nil)
 				require.True(t, errdefs.IsInvalidArgument(err), "a released ref: %v", err)
 			})
