@@ -47,19 +47,24 @@ type owner struct {
 // account measures those of the views that are wanted, by their indexes, as far as that is not known, and tells apart what several
 // records own. An error leaves what could not be measured at 0.
 func (m *manager) account(ctx context.Context, views []graph.View, wanted []int) (*accounts, error) {
-	var unknown []*graph.View
+	var unknown []*measuring
 	for _, i := range wanted {
 		v := &views[i]
 		if v.Mutable && v.InUse { // it is being written (spec DU-5)
 			v.Size, v.Parts, v.Own = 0, nil, nil
 		} else if v.Size < 0 {
-			unknown = append(unknown, v)
+			unknown = append(unknown, &measuring{at: i})
 		}
 	}
-	err := m.measure(ctx, unknown)
+	err := m.measure(ctx, views, unknown)
 	a := &accounts{views: views, owners: map[object]owner{}}
 	for i := range views {
 		a.learn(i)
+	}
+	for _, u := range unknown {
+		if u.known && a.shares(u.at) { // else Totals would count what is shared at each of them
+			m.g.SetSize(views[u.at].Record, u.gen, u.size, u.parts)
+		}
 	}
 	var whole []*graph.View
 	for _, i := range wanted {
@@ -226,6 +231,15 @@ func (m *manager) inherit(a *accounts, gone []*graph.View) error {
 type measured struct {
 	size  int64
 	parts []graph.Part
+	// known says that it may be remembered, of the state of the record that gen names.
+	known bool
+	gen   uint32
+}
+
+// measuring is what a view turned out to occupy, by the view's index.
+type measuring struct {
+	measured
+	at int
 }
 
 // measureLimit bounds how many sizes are measured at a time: walking trees is disk work, of which
@@ -233,10 +247,11 @@ type measured struct {
 func measureLimit() int { return 2 * runtime.GOMAXPROCS(0) }
 
 // measure fills in unknown sizes and remembers them. Errors do not stop the others.
-func (m *manager) measure(ctx context.Context, unknown []*graph.View) error {
-	return each(unknown, func(v *graph.View) error {
-		got, err := m.size(ctx, v.Record)
-		v.Size, v.Parts = got.size, got.parts
+func (m *manager) measure(ctx context.Context, views []graph.View, unknown []*measuring) error {
+	return each(unknown, func(u *measuring) (err error) {
+		v := &views[u.at]
+		u.measured, err = m.size(ctx, v.Record)
+		v.Size, v.Parts = u.size, u.parts
 		return errors.Wrapf(err, "measuring record %q", v.Meta.ID)
 	})
 }
@@ -260,17 +275,17 @@ func (m *manager) split(ctx context.Context, whole []*graph.View) error {
 	})
 }
 
-// each calls fn for all views, several at a time, and joins the errors.
-func each(views []*graph.View, fn func(*graph.View) error) error {
+// each calls fn for all, several at a time, and joins the errors.
+func each[T any](all []T, fn func(T) error) error {
 	var (
 		mu   sync.Mutex
 		errs []error
 		g    errgroup.Group
 	)
 	g.SetLimit(measureLimit())
-	for _, v := range views {
+	for _, one := range all {
 		g.Go(func() error {
-			if err := fn(v); err != nil {
+			if err := fn(one); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				errs = append(errs, err)
@@ -300,7 +315,7 @@ func (m *manager) size(ctx context.Context, rec *graph.Record) (measured, error)
 			}
 			return measured{}, err
 		}
-		got := measured{sum(parts), parts}
+		got := measured{size: sum(parts), parts: parts, known: known, gen: st.SizeGen}
 		if !known {
 			return got, nil
 		}

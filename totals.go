@@ -20,8 +20,9 @@ type Total struct {
 	// Unmeasured are those of the records whose size is not known, such as what was not measured since it was written, or is being
 	// written; DiskUsage and Prune measure.
 	Unmeasured int `json:"unmeasured"`
-	// Bytes is what the others occupy, as it was measured. What several records own is counted once, at the oldest of them, if its own size is
-	// remembered, and at each of them until then: a DiskUsage remembers it for those that were measured before.
+	// Bytes is what the others occupy, as it was measured. What several records own is counted once, at the oldest of them, so that the sum
+	// after a DiskUsage is what that one reports. How much of a size is shared is not stored: from a start to the first DiskUsage, or prune with a budget, it is
+	// counted at each of its owners.
 	Bytes int64 `json:"bytes"`
 }
 
@@ -30,8 +31,12 @@ func (m *manager) Totals() []Total {
 	type group struct{ state, kind, recordType string }
 	a := &accounts{views: m.g.View(), owners: map[object]owner{}}
 	for i := range a.views {
-		if v := &a.views[i]; v.Mutable && v.InUse {
-			v.Size, v.Parts, v.Own = -1, nil, nil // it is being written
+		v := &a.views[i]
+		if v.Mutable && v.InUse {
+			v.Size = -1 // it is being written
+		}
+		if v.Size < 0 {
+			v.Parts, v.Own = nil, nil // what it shares is counted at the others
 		}
 		a.learn(i)
 	}

@@ -235,10 +235,8 @@ func (r *Run) export(ref cache.ImmutableRef) {
 	r.want("export", 1, descs[0].Size+descs[1].Size+descs[2].Size)
 }
 
-// full: what there is by now. Whoever asks for the disk usage has everything measured, and the second time what is shared told apart.
+// full: what there is by now. Whoever asks for the disk usage has everything measured, and what is shared told apart.
 func (r *Run) full() {
-	_, err := r.env.Manager.DiskUsage(r.ctx, usage.DiskUsageInfo{})
-	require.NoError(r.t, err)
 	infos, err := r.env.Manager.DiskUsage(r.ctx, usage.DiskUsageInfo{})
 	require.NoError(r.t, err)
 	for _, info := range infos {
