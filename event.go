@@ -20,9 +20,10 @@ const (
 	EventGet EventKind = "get"
 	// EventRelease: the last ref of a record was released.
 	EventRelease EventKind = "release"
-	// EventCommit: a mutable record was sealed by its user. Its size is not known then; see Manager.Totals.
+	// EventCommit: a mutable record was sealed by its user. ID is the name it has since then, or, with Err, the one it still has. Its size is not known
+	// then; see Manager.Totals.
 	EventCommit EventKind = "commit"
-	// EventReopen: a sealed record was taken up for writing again.
+	// EventReopen: a sealed record was taken up for writing again. Failures are told by the EventGet.
 	EventReopen EventKind = "reopen"
 	// EventFinalize: a sealed record's snapshot was committed. Failures are told by who wanted it.
 	EventFinalize EventKind = "finalize"

@@ -403,6 +403,7 @@ func (m *manager) New(ctx context.Context, parent ImmutableRef, s session.Group,
 	if parent != nil {
 		rec, dhs, err = m.resolveParent(ctx, parent, o)
 		if err != nil {
+			m.observe(Event{Kind: EventNew, Err: err}, start)
 			return nil, errors.Wrap(err, "making a record")
 		}
 	}

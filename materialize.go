@@ -179,7 +179,7 @@ func (m *manager) noteLoss(ctx context.Context, rec *graph.Record) error {
 	log.G(ctx).WithField("record", st.Imm).Warn("layer cache: a snapshot is gone and will be made again")
 	if m.forgetMounts(ctx, rec) { // they show what is gone
 		m.dropLease(ctx, st.Imm+viewSuffix)
-		m.collectGarbage(ctx) // else the next Mount would take the view up
+		m.collectInSlot(ctx, rec) // else the next Mount would take the view up
 	}
 	m.g.SetMounted(rec, false)
 	return invariant.NoError(m.g.Lose(rec))
@@ -199,19 +199,33 @@ func (m *manager) restored(ctx context.Context, rec *graph.Record, src source) b
 
 // collectGarbage has the backend remove what no lease protects any more, now rather than some time.
 func (m *manager) collectGarbage(ctx context.Context) {
-	if err := m.collected(context.WithoutCancel(ctx)); err != nil {
+	notCollected(ctx, m.collected(context.WithoutCancel(ctx)))
+}
+
+// collectInSlot is collectGarbage for a caller that is in a record's slot.
+func (m *manager) collectInSlot(ctx context.Context, rec *graph.Record) {
+	notCollected(ctx, m.collect(context.WithoutCancel(ctx), func(w *work, ev Event) { w.doneLater(rec, ev) }))
+}
+
+func notCollected(ctx context.Context, err error) {
+	if err != nil {
 		log.G(ctx).WithError(err).Warn("layer cache: what is of no use any more is not collected yet")
 	}
 }
 
 // collected is one collection of garbage.
 func (m *manager) collected(ctx context.Context) error {
+	return m.collect(ctx, (*work).done)
+}
+
+// collect is collected, told by done.
+func (m *manager) collect(ctx context.Context, done func(*work, Event)) error {
 	if m.opt.GarbageCollect == nil {
 		return nil
 	}
 	ctx, working := m.begin(ctx, Event{Kind: EventCollect})
 	_, err := m.opt.GarbageCollect(ctx)
-	working.done(Event{Kind: EventCollect, Err: err})
+	done(&working, Event{Kind: EventCollect, Err: err})
 	return err
 }
 

@@ -18,10 +18,11 @@ import (
 // Observe is called from the goroutine that did the work, after it, with no lock of the cache held; those of several goroutines
 // call it at the same time. The events of one goroutine come in the order in which the work ended, but those of what happened while a record was locked
 // for others come after that; between goroutines there is no order. Every operation waits until Observe returns, so it must be
-// quick: it should not do I/O. An event belongs to the observer, who must not change what its Holder refers to.
+// quick: it should not do I/O. A panic of it is not caught. An event belongs to the observer, who must not change what its Holder refers to.
 //
 // Observe may call the cache. What it must not wait for is what the event is part of: Close, always; Prune, while an event comes from one; and
-// for the tree or the blob of a record where an event is about making it (EventPull, EventExtract, EventPack, EventConvert, EventWait).
+// for the tree or the blob of a record where an event is about making one (EventPull, EventExtract, EventPack, EventConvert, EventCollect,
+// EventWait).
 type Observer interface {
 	Observe(Event)
 }
@@ -95,6 +96,15 @@ func (w *work) done(ev Event) {
 	w.m.opt.Observer.Observe(ev)
 }
 
+// doneLater is done for a caller that is in the record's slot: the observer is told when that is left.
+func (w *work) doneLater(rec *graph.Record, ev Event) {
+	if w.m == nil {
+		return
+	}
+	w.ended(&ev)
+	w.m.observeLater(rec, ev, time.Time{})
+}
+
 // slotEvents holds what happened in records' slots until these are left: an observer may call the
 // cache, about the same record, too.
 type slotEvents struct {
@@ -156,8 +166,7 @@ func (m *manager) enter(ctx context.Context, rec *graph.Record) (leave func(), e
 			w.done(ev)
 			return nil, err
 		}
-		w.ended(&ev)
-		m.observeLater(rec, ev, time.Time{})
+		w.doneLater(rec, ev)
 	}
 	return func() {
 		leaveSlot()

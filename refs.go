@@ -314,11 +314,13 @@ func (r *mutableRef) commit(ctx context.Context) (*immutableRef, error) {
 	start := m.eventStart()
 	leave, err := m.enter(ctx, r.rec)
 	if err != nil {
+		m.observe(Event{Kind: EventCommit, ID: r.id, Err: err}, start)
 		return nil, err
 	}
 	imm, err := r.commitInSlot()
 	leave()
 	if err != nil {
+		m.observe(Event{Kind: EventCommit, ID: r.id, Err: err}, start)
 		return nil, err
 	}
 	m.observe(Event{Kind: EventCommit, ID: imm.id}, start)

@@ -208,25 +208,32 @@ func (m *manager) convert(ctx context.Context, rec *graph.Record, cfg compressio
 	if _, err := m.findVariant(ctx, desc, cfg.Type); !errors.Is(err, errNoVariant) {
 		return err
 	}
-	leave, err := enterPool(ctx, m, &m.packing, struct{}{}, src.rank, Event{ID: st.Imm, Reason: PoolPack})
+	return m.makeVariant(ctx, &c, desc, cfg, src)
+}
+
+// makeVariant converts a local blob of a record, and links the two.
+func (m *manager) makeVariant(ctx context.Context, c *graph.Candidate, desc ocispecs.Descriptor, cfg compression.Config, src source) (err error) {
+	ev := Event{Kind: EventConvert, ID: c.ID, Reason: cfg.Type.String()}
+	ctx, working := m.begin(ctx, ev)
+	var made ocispecs.Descriptor
+	defer func() {
+		ev.Digest, ev.Size, ev.Err = made.Digest, made.Size, err
+		working.done(ev)
+	}()
+	leave, err := enterPool(ctx, m, &m.packing, struct{}{}, src.rank, Event{ID: c.ID, Reason: PoolPack})
 	if err != nil {
 		return err
 	}
 	defer leave()
-	ev := Event{Kind: EventConvert, ID: st.Imm, Reason: cfg.Type.String()}
-	work, err := m.leaseWork(ctx, st.Imm, nil, contentResource(st.Blob.Digest))
+	work, err := m.leaseWork(ctx, c.ID, nil, contentResource(c.Blob.Digest))
 	if err != nil {
 		return err
 	}
 	defer work.end(ctx)
-	cctx, working := m.begin(work.with(ctx), ev)
-	made, err := codec.Convert(cctx, m.opt.ContentStore, desc, cfg)
-	ev.Digest, ev.Size, ev.Err = made.Digest, made.Size, err
-	working.done(ev)
-	if err != nil {
+	if made, err = codec.Convert(work.with(ctx), m.opt.ContentStore, desc, cfg); err != nil {
 		return err
 	}
-	return m.link(ctx, &c, made)
+	return m.link(ctx, c, made)
 }
 
 // linkOwn links a record's own blob to itself, unless it is (spec VAR-1).
