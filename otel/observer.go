@@ -191,7 +191,9 @@ func (o *Observer) attributes(pairs ...string) []attribute.KeyValue {
 }
 
 // word is a value as OpenTelemetry's conventions write them.
-func word(s string) string { return strings.NewReplacer(" ", "_", "-", "_").Replace(s) }
+func word(s string) string { return words.Replace(s) }
+
+var words = strings.NewReplacer(" ", "_", "-", "_")
 
 // from tells where a blob comes from.
 func (o *Observer) from(ev cache.Event) (set []attribute.KeyValue) {
@@ -215,6 +217,7 @@ func Address(source string) (host string, port int) {
 		source = after
 	}
 	first, _, ok := strings.Cut(source, "/")
+	first = first[strings.LastIndexByte(first, '@')+1:] // whose password it is is nobody's business
 	if !ok || !strings.ContainsAny(first, ".:") && first != "localhost" {
 		return "", 0
 	}

@@ -163,6 +163,7 @@ func TestAddress(t *testing.T) {
 	}{
 		"docker.io/library/alpine:3": {"docker.io", 0}, "registry.example:5000/a/b@sha256:00": {"registry.example", 5000},
 		"https://mirror.example/a": {"mirror.example", 0}, "localhost/a": {"localhost", 0}, "[::1]:5000/a": {"::1", 5000}, "[::1]/a": {"::1", 0},
+		"https://user:password@mirror.example/a": {"mirror.example", 0}, "https://user:pass@word@mirror.example:5000/a": {"mirror.example", 5000},
 		"library/alpine": {}, "alpine": {}, "": {}, "host:port/a": {"host", 0}, "/a": {},
 	} {
 		host, port := otelcache.Address(source)
