@@ -77,6 +77,25 @@ func TestMarkdown(t *testing.T) {
 	require.Contains(t, text, "- commit: abc\n- date: 1970-01-01T00:00:00Z\n- command: `cd bench && go run .` (5 pairs)\n")
 }
 
+// The section of compat/cmd/bench stays, and everything else is written anew.
+func TestReportKeepsWholeBuilds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "benchmarks.md")
+	r := report{lines: judged()}
+	for _, section := range []string{"", wholeBuilds + "\n| a table |\n"} {
+		require.NoError(t, writeReport(path, report{}))
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+		require.NoError(t, err)
+		_, err = f.WriteString(section)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		require.NoError(t, writeReport(path, r))
+		dt, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Equal(t, r.markdown()+section, string(dt))
+		require.NoError(t, os.Remove(path))
+	}
+}
+
 func TestJSON(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "out.json")
 	require.NoError(t, writeJSON(path, judged()))

@@ -3,7 +3,7 @@
 //
 //	go run ./cmd/bench [-n N] [-quick] [-snapshotter NAME] [-dir D] [-programs D] [-out FILE]
 //
-// The table goes to stdout, and with -out into a document. Both daemons run all the time; before each sample the
+// The table goes to stdout, and with -out into the last section of a document. Both daemons run all the time; before each sample the
 // cache is emptied, or the directory is as it was.
 package main
 
@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -43,7 +42,7 @@ func main() {
 	flag.StringVar(&f.snapshotter, "snapshotter", e2e.Overlayfs, "overlayfs or native")
 	flag.StringVar(&f.dir, "dir", os.TempDir(), "work below this `directory`, which decides on the disk that is measured")
 	flag.StringVar(&f.programs, "programs", "", "keep the programs in this `directory`; empty builds them for this run")
-	flag.StringVar(&f.out, "out", "", "write the document to this `file`, ../docs/benchmarks-buildkit.md for that of the project")
+	flag.StringVar(&f.out, "out", "", "write the section \"Whole builds\" of this `file`, of ../docs/benchmarks.md for that of the project")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, f, flag.Args())
@@ -65,7 +64,7 @@ func run(ctx context.Context, f flags, args []string) error {
 		return errors.New("buildkitd needs root here")
 	}
 	if f.out != "" {
-		if _, err := os.Stat(filepath.Dir(f.out)); err != nil { // before an hour of work that has nowhere to go
+		if _, err := os.Stat(f.out); err != nil { // before an hour of work that has nowhere to go
 			return errors.WithStack(err)
 		}
 	}
@@ -86,5 +85,5 @@ func run(ctx context.Context, f flags, args []string) error {
 	if f.out == "" {
 		return nil
 	}
-	return errors.WithStack(os.WriteFile(f.out, []byte(r.markdown()), 0o644))
+	return r.write(f.out)
 }

@@ -2,10 +2,13 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/pkg/errors"
 )
 
 // line is what was measured of one work: the medians.
@@ -24,9 +27,11 @@ type report struct {
 	lines       []line
 }
 
-const intro = `# Benchmarks of whole builds
+// heading begins the section of the document that is ours; it is the last one. bench/ writes what is above it, and leaves it as it is.
+const heading = "\n## Whole builds\n"
 
-Written by compat/cmd/bench; do not edit. BuildKit v0.34.1 as it is (stock), and the same with this library in place of its cache (ours),
+const intro = heading + `
+Written by compat/cmd/bench. BuildKit v0.34.1 as it is (stock), and the same with this library in place of its cache (ours),
 built of the same modules, do the same work in turns, each on a directory of its own on one disk. A figure is the median. What the library
 saves is a part of it only: a RUN step starts a container, a COPY step receives files, and a daemon opens its other databases.
 `
@@ -46,6 +51,16 @@ func (r report) markdown() string {
 	b.WriteString(r.table())
 	b.WriteString(outro)
 	return b.String()
+}
+
+// write puts the section in the place of the one that the document has, or at its end.
+func (r report) write(path string) error {
+	dt, err := os.ReadFile(path)
+	if err != nil {
+		return errors.WithStack(err)
+	}
+	above, _, _ := strings.Cut(string(dt), heading)
+	return errors.WithStack(os.WriteFile(path, []byte(above+r.markdown()), 0o644))
 }
 
 // table is the table in Markdown, which reads well as text, too.

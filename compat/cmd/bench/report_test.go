@@ -1,6 +1,9 @@
 package main
 
 import (
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +28,21 @@ func TestTable(t *testing.T) {
 		"| a start | 250 ms | 50 ms | 5.00x |",
 	}, lines)
 	require.Contains(t, r.markdown(), r.table())
+}
+
+// TestWrite: the section takes the place of the one before, and nothing else of the document is touched.
+func TestWrite(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "benchmarks.md")
+	const above = "# Benchmarks\n\n## Whole buildings\n\nrows\n"
+	require.NoError(t, os.WriteFile(path, []byte(above), 0o600))
+	for _, work := range []string{"a build", "another build"} {
+		r := report{lines: []line{{work, time.Second, time.Second}}}
+		require.NoError(t, r.write(path))
+		dt, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Equal(t, above+r.markdown(), string(dt))
+	}
+	require.ErrorIs(t, report{}.write(filepath.Join(t.TempDir(), "benchmarks.md")), fs.ErrNotExist)
 }
 
 // TestRunRefuses has flags that make no sense.
