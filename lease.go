@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
@@ -139,20 +140,26 @@ func (m *manager) createLease(ctx context.Context, l lease) (created bool, err e
 	return created, nil
 }
 
-// ensureLease makes the lease of a record anew, should somebody have taken it away. What it lists is looked after only where that is no call
-// by itself: a record's lease is whole before there is a row.
+// ensureLease makes the lease of a record whole, should somebody have taken it or something out of it away. Where calls share a transaction
+// it is made in any case, for that costs nothing; else the lease is asked first what it lists, so that one call does where nothing is missing.
 func (m *manager) ensureLease(ctx context.Context, l lease) error {
 	if !m.snapshotsLease() {
 		_, err := m.createLease(ctx, l)
 		return err
 	}
-	bare := l
-	bare.resources = nil
-	created, err := m.createLease(ctx, bare)
-	if err == nil && created {
-		_, err = m.createLease(ctx, l)
+	listed, err := m.opt.LeaseManager.ListResources(ctx, leases.Lease{ID: l.id})
+	if err != nil && !errdefs.IsNotFound(err) {
+		return errors.Wrapf(err, "listing the resources of lease %q", l.id)
 	}
-	return err
+	for _, r := range l.resources {
+		if !slices.Contains(listed, r) {
+			mark := l.record + repairSuffix
+			m.work.add(mark) // not in the record's slot, for which Check would wait otherwise
+			defer m.work.remove(mark)
+			return m.remakeLease(ctx, l, false)
+		}
+	}
+	return nil
 }
 
 // remakeLease makes or completes the lease of a record that has a row, or makes it anew. Unlike with a new

@@ -11,6 +11,7 @@ import (
 
 	"github.com/layercache/cache"
 	"github.com/layercache/cache/testutil"
+	"github.com/layercache/cache/testutil/fault"
 	"github.com/layercache/cache/testutil/tree"
 	"github.com/layercache/cache/usage"
 )
@@ -185,6 +186,43 @@ func TestLostLease(t *testing.T) { // fault 9, spec EXT-8, LEASE-7
 		requireFile(t, refs[1], "filea", "x")
 		release(t, refs[0], refs[1])
 	})
+}
+
+// TestLostLeaseIsWholeAgain: a lease that is made anew lists what it did, even if making it failed half way the first time, be it that
+// only the answer was lost.
+func TestLostLeaseIsWholeAgain(t *testing.T) { // fault 9, spec EXT-8, LEASE-7, REF-12
+	for what, at := range map[string]fault.Match{
+		"Create":      {Op: fault.OpLeaseCreate, When: fault.After},
+		"AddResource": {Op: fault.OpLeaseAddResource, When: fault.Before},
+	} {
+		t.Run(what, func(t *testing.T) {
+			eachBackend(t, func(t *testing.T, env *testutil.Env) {
+				r := newRegistry()
+				descs, refs := chainOf(t, env, r, 1)
+				_, err := refs[0].FileList(ctx, nil)
+				require.NoError(t, err)
+				id := refs[0].ID()
+				listed := func() []leases.Resource {
+					rs, err := env.Opt.LeaseManager.ListResources(ctx, leaseNamed(id))
+					require.NoError(t, err)
+					return rs
+				}
+				before := listed()
+				require.NotEmpty(t, before)
+				require.NoError(t, env.Opt.LeaseManager.Delete(ctx, leaseNamed(id)))
+				at.Key, at.Times = id, 1
+				lost := env.Faults.Inject(at, fault.Fail(errdefs.ErrUnavailable))
+				require.True(t, errdefs.IsUnavailable(refs[0].Extract(ctx, nil)))
+				require.Equal(t, 1, lost.Fired())
+				require.NoError(t, refs[0].Extract(ctx, nil))
+				require.ElementsMatch(t, before, listed())
+				require.NoError(t, env.GC(ctx))
+				require.Equal(t, 1, r.opened(descs[0].Digest), "other leases kept the blob")
+				requireFile(t, refs[0], "filea", "x")
+				release(t, refs[0])
+			})
+		})
+	}
 }
 
 // TestLazyRestart: a lazy record is there after any number of restarts, cannot be opened without a handler, and what it is extracted into stays
