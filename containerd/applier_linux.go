@@ -26,7 +26,7 @@ func newApplier(cs content.Store, remote diff.Applier, scratch string) diff.Appl
 // alone, where a hard link to a file of a lower layer finds nothing to link to. It is for directories that this process can reach.
 type applier struct {
 	remote, own diff.Applier
-	// scratch is where a directory can be made.
+	// scratch is the path of a directory for trees that are not kept, which is made when it is needed.
 	scratch string
 }
 
@@ -49,7 +49,10 @@ func (a *applier) Apply(ctx context.Context, desc ocispecs.Descriptor, mounts []
 // explained finds out whether an error of the daemon's, which has no category, is the layer's fault: by unpacking it once more, where
 // nobody looks. The tree that it was meant for is not touched any more, as others' files are in it.
 func (a *applier) explained(ctx context.Context, desc ocispecs.Descriptor, err error) error {
-	dir, terr := os.MkdirTemp(a.scratch, "unpack-")
+	if terr := os.MkdirAll(a.scratch, dirMode); terr != nil {
+		return err
+	}
+	dir, terr := os.MkdirTemp(a.scratch, "")
 	if terr != nil {
 		return err
 	}

@@ -64,6 +64,13 @@ func (c *conn) underlying() *grpc.ClientConn {
 
 // Invoke makes a call.
 func (c *conn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	if err := c.invoke(ctx, method, args, reply, opts...); err != nil {
+		return err
+	}
+	return complete(reply)
+}
+
+func (c *conn) invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
 	cc := c.current()
 	if cc == nil {
 		return errNoConnection

@@ -24,6 +24,13 @@ func (s *contentStore) ReaderAt(ctx context.Context, desc ocispecs.Descriptor) (
 	return &aheadReader{ReaderAt: ra}, nil
 }
 
+// Walk calls fn for every blob that one of the filters matches. With it the call ends, be it that fn does not want to see all.
+func (s *contentStore) Walk(ctx context.Context, fn content.WalkFunc, filters ...string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return s.Store.Walk(ctx, fn, filters...)
+}
+
 // aheadReader remembers the last piece that was fetched, since blobs are read from front to back, in small steps.
 type aheadReader struct {
 	content.ReaderAt

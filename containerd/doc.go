@@ -7,6 +7,7 @@
 //
 //	metadata_v2.db         the records, see package metadata
 //	cachemounts/           where writable overlays are mounted for sharing
+//	unpacking/             where a layer that the daemon could not unpack is looked into, to tell why
 //	layercache.backend     which daemon, namespace and snapshotter the records belong to
 //
 // The last is looked at before anything else: with records of another daemon every layer would seem lost, and
@@ -34,6 +35,7 @@
 //	packing of blobs     by the library, all compressions          by the daemon: uncompressed, gzip and zstd as it can
 //	mounts               can be mounted by this process            are of use where the daemon's directories are
 //	flushing to disk     by this process                           not known, see ManagerOpt.SyncFS
+//	free space           of the daemon's disk                      of the disk with the records
 //
 // # Calls
 //

@@ -23,5 +23,6 @@ func (p *Parts) GarbageCollect(ctx context.Context) (gc.Stats, error) {
 		p.dropTemporary(ctx, l)
 		return nil, errors.Wrap(err, "garbage collection")
 	}
+	p.leases.show(l.ID)
 	return nil, nil
 }

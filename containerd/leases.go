@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,12 +26,15 @@ type leaseManager struct {
 		listed bool
 		// known are the leases that may exist, of those whose names are derived from a record's.
 		known map[string]struct{}
+		// hidden are leases that the parts use for a moment and List does not show: to whoever compares leases with records
+		// they would seem to be left over.
+		hidden map[string]struct{}
 	}
 }
 
 func newLeaseManager(lm leases.Manager) *leaseManager {
 	l := &leaseManager{Manager: lm}
-	l.mu.known = map[string]struct{}{}
+	l.mu.known, l.mu.hidden = map[string]struct{}{}, map[string]struct{}{}
 	return l
 }
 
@@ -44,10 +48,34 @@ func derived(id string) bool {
 	return false
 }
 
-// List lists leases. A list of all is what the manager begins with.
+// hide has List leave a lease out until show.
+func (l *leaseManager) hide(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.hidden[id] = struct{}{}
+}
+
+func (l *leaseManager) show(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.mu.hidden, id)
+}
+
+// shown returns those of a list that are not hidden.
+func (l *leaseManager) shown(list []leases.Lease) []leases.Lease {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.DeleteFunc(list, func(one leases.Lease) bool {
+		_, hidden := l.mu.hidden[one.ID]
+		return hidden
+	})
+}
+
+// List lists leases, without those that are hidden. A list of all is what the manager begins with.
 func (l *leaseManager) List(ctx context.Context, filters ...string) ([]leases.Lease, error) {
 	if len(filters) > 0 {
-		return l.Manager.List(ctx, filters...)
+		list, err := l.Manager.List(ctx, filters...)
+		return l.shown(list), err
 	}
 	list, err := l.Manager.List(ctx)
 	if errdefs.IsResourceExhausted(err) {
@@ -56,6 +84,7 @@ func (l *leaseManager) List(ctx context.Context, filters ...string) ([]leases.Le
 	if err != nil {
 		return nil, err
 	}
+	list = l.shown(list)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i := range list {

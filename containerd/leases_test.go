@@ -131,3 +131,22 @@ func TestLongLists(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, list, 3)
 }
+
+// TestHiddenLeases: what the parts use for a moment is in no list, whether all leases are asked for or that one, until it is over.
+func TestHiddenLeases(t *testing.T) {
+	b := &backendLeases{ids: map[string]bool{"mine": true, "other": true}}
+	lm := newLeaseManager(b)
+	lists := func() (n int) {
+		for _, filters := range [][]string{nil, {idFilter("mine")}} {
+			list, err := lm.List(t.Context(), filters...)
+			require.NoError(t, err)
+			n += len(list)
+		}
+		return n
+	}
+	require.Equal(t, 3, lists())
+	lm.hide("mine")
+	require.Equal(t, 1, lists())
+	lm.show("mine")
+	require.Equal(t, 3, lists())
+}

@@ -34,6 +34,7 @@ import (
 const (
 	recordsDB    = "metadata_v2.db"
 	mountPoolDir = "cachemounts"
+	scratchDir   = "unpacking"
 	dirMode      = 0o700
 )
 
@@ -64,6 +65,7 @@ type Parts struct {
 	Differ diff.Comparer
 
 	opts   Options
+	leases *leaseManager // below LeaseManager
 	caps   snapshot.Capabilities
 	syncFS func(context.Context) error // nil where nothing can be flushed
 	// closers are run in reverse by Close.
@@ -146,6 +148,9 @@ func (p *Parts) openRecords() error {
 		return err
 	}
 	p.closers = append(p.closers, p.MetadataStore.Close)
+	if err := os.RemoveAll(p.scratch()); err != nil { // a process that died may have left it
+		return errors.WithStack(err)
+	}
 	if stored {
 		return nil
 	}
@@ -159,10 +164,14 @@ func (p *Parts) openRecords() error {
 	return errors.Wrap(b.store(p.Dir), "storing what the records belong to")
 }
 
+// scratch is a directory for the time of one look at a layer. It need not exist.
+func (p *Parts) scratch() string { return filepath.Join(p.Dir, scratchDir) }
+
 // wire makes the parts.
 func (p *Parts) wire(ctx context.Context, cc *conn) error {
 	p.ContentStore = ctdsnapshot.NewContentStore(&contentStore{Store: contentproxy.NewContentStore(cc)}, p.Namespace)
-	p.LeaseManager = ctdsnapshot.NewLeaseManager(newLeaseManager(leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(cc))), p.Namespace)
+	p.leases = newLeaseManager(leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(cc)))
+	p.LeaseManager = ctdsnapshot.NewLeaseManager(p.leases, p.Namespace)
 	raw := snapshotsproxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(cc), p.SnapshotterName)
 	p.Snapshotter = newSnapshotter(p.SnapshotterName, raw, p.Namespace, p.opts.IdentityMapping)
 
@@ -179,7 +188,7 @@ func (p *Parts) wire(ctx context.Context, cc *conn) error {
 		p.SnapshotterRoot = "" // that of a snapshotter which keeps its directories elsewhere, or out of sight
 	}
 	if p.Reach == ReachDirect {
-		p.Applier = winlayers.NewApplier(p.ContentStore, newApplier(p.ContentStore, remote, p.Dir))
+		p.Applier = winlayers.NewApplier(p.ContentStore, newApplier(p.ContentStore, remote, p.scratch()))
 		p.Differ = newDiffer(p.ContentStore, remote)
 		return p.openSync()
 	}

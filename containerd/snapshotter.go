@@ -75,6 +75,13 @@ func (s *snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpath
 	return s.Snapshotter.Update(ctx, info, fieldpaths...)
 }
 
+// Walk calls fn for every snapshot that one of the filters matches. With it the call ends, be it that fn does not want to see all.
+func (s *snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return s.Snapshotter.Walk(ctx, fn, filters...)
+}
+
 // KnownLabels returns the labels of a snapshot that this process committed.
 func (s *snapshotter) KnownLabels(key string) (labels map[string]string, known bool) {
 	s.mu.Lock()

@@ -63,6 +63,9 @@ func (s *stream) limit(step func() error) error {
 func (s *stream) SendMsg(m any) error {
 	err := s.limit(func() error { return s.ClientStream.SendMsg(m) })
 	if err != io.EOF || !s.writes { //nolint:errorlint // grpc returns it as it is
+		if err != nil {
+			s.cancel(nil) // it is over
+		}
 		return err
 	}
 	for {
