@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
@@ -29,12 +30,19 @@ type leaseManager struct {
 		// hidden are leases that the parts use for a moment and List does not show: to whoever compares leases with records
 		// they would seem to be left over.
 		hidden map[string]struct{}
+		// making are the leases that are being made, each with what is closed when that has ended.
+		making map[string]chan struct{}
 	}
+	// creates are the calls under way, some of which nobody waits for.
+	creates running
 }
+
+// creationGrace is how long a lease may go on being made when nobody waits for it any more.
+const creationGrace = 5 * time.Second
 
 func newLeaseManager(lm leases.Manager) *leaseManager {
 	l := &leaseManager{Manager: lm}
-	l.mu.known, l.mu.hidden = map[string]struct{}{}, map[string]struct{}{}
+	l.mu.known, l.mu.hidden, l.mu.making = map[string]struct{}{}, map[string]struct{}{}, map[string]chan struct{}{}
 	return l
 }
 
@@ -127,7 +135,8 @@ func (l *leaseManager) listParts(ctx context.Context, prefix string) ([]leases.L
 // idFilter is containerd's filter for names that begin as the pattern says.
 func idFilter(pattern string) string { return "id~=" + strconv.Quote("^"+pattern) }
 
-// Create makes a lease. One whose answer gets lost may have been made.
+// Create makes a lease. One whose answer gets lost may have been made. When ctx ends the call to the daemon goes on for a while, since the daemon
+// may do at any later time what it was asked by a call that was given up: after the deletion, too, by which the caller takes it back.
 func (l *leaseManager) Create(ctx context.Context, opts ...leases.Opt) (leases.Lease, error) {
 	var wish leases.Lease
 	for _, opt := range opts {
@@ -135,19 +144,100 @@ func (l *leaseManager) Create(ctx context.Context, opts ...leases.Opt) (leases.L
 			return leases.Lease{}, err
 		}
 	}
-	if derived(wish.ID) {
-		l.mu.Lock()
-		l.mu.known[wish.ID] = struct{}{}
-		l.mu.Unlock()
+	if !l.creates.begin() {
+		return leases.Lease{}, errors.WithStack(ErrClosed)
 	}
-	return l.Manager.Create(ctx, func(lease *leases.Lease) error {
-		*lease = wish
-		return nil
-	})
+	made, err := l.beginMaking(ctx, wish.ID)
+	if err != nil {
+		l.creates.end()
+		return leases.Lease{}, err
+	}
+	type answer struct {
+		lease leases.Lease
+		err   error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		defer l.creates.end()
+		defer made()
+		cctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		if deadline, ok := ctx.Deadline(); ok { // which is the caller's limit, and may be a long one
+			cctx, cancel = context.WithDeadline(cctx, deadline.Add(creationGrace))
+			defer cancel()
+		}
+		stop := context.AfterFunc(ctx, func() {
+			timer := time.AfterFunc(creationGrace, cancel)
+			context.AfterFunc(cctx, func() { timer.Stop() })
+		})
+		defer stop()
+		lease, err := l.Manager.Create(cctx, func(lease *leases.Lease) error {
+			*lease = wish
+			return nil
+		})
+		answers <- answer{lease, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.lease, a.err
+	case <-ctx.Done():
+		return leases.Lease{}, errors.Wrapf(ctx.Err(), "lease %q", wish.ID)
+	}
 }
 
-// Delete drops a lease, if there may be such a one.
+// beginMaking notes that a lease is being made, when nobody else is making it any more. Made has to be called when that has ended.
+func (l *leaseManager) beginMaking(ctx context.Context, id string) (made func(), err error) {
+	for {
+		if err := l.waitMade(ctx, id); err != nil {
+			return nil, err
+		}
+		l.mu.Lock()
+		if l.mu.making[id] == nil {
+			break
+		}
+		l.mu.Unlock()
+	}
+	defer l.mu.Unlock()
+	ended := make(chan struct{})
+	l.mu.making[id] = ended
+	if derived(id) {
+		l.mu.known[id] = struct{}{}
+	}
+	return func() {
+		l.mu.Lock()
+		delete(l.mu.making, id)
+		l.mu.Unlock()
+		close(ended)
+	}, nil
+}
+
+// waitMade waits until a lease is not being made.
+func (l *leaseManager) waitMade(ctx context.Context, id string) error {
+	l.mu.Lock()
+	ended := l.mu.making[id]
+	l.mu.Unlock()
+	if ended == nil {
+		return nil
+	}
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return errors.Wrapf(ctx.Err(), "waiting for lease %q to be made", id)
+	}
+}
+
+// close waits for what goes on, and lets nothing more begin.
+func (l *leaseManager) close() error {
+	l.creates.finish()
+	return nil
+}
+
+// Delete drops a lease, if there may be such a one. One that is still being made is waited for.
 func (l *leaseManager) Delete(ctx context.Context, lease leases.Lease, opts ...leases.DeleteOpt) error {
+	if err := l.waitMade(ctx, lease.ID); err != nil {
+		return err
+	}
 	if !derived(lease.ID) {
 		return l.Manager.Delete(ctx, lease, opts...)
 	}

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
@@ -19,15 +21,24 @@ type backendLeases struct {
 	made []string
 	// lost is the error that a Create has which was done.
 	lost error
+	// late, if set, is what a Create waits for.
+	late chan struct{}
 	// most is how many leases an answer may have; 0 for any number.
 	most int
 }
 
-func (b *backendLeases) Create(_ context.Context, opts ...leases.Opt) (leases.Lease, error) {
+func (b *backendLeases) Create(ctx context.Context, opts ...leases.Opt) (leases.Lease, error) {
 	var l leases.Lease
 	for _, opt := range opts {
 		if err := opt(&l); err != nil {
 			return l, err
+		}
+	}
+	if b.late != nil {
+		select {
+		case <-b.late:
+		case <-ctx.Done():
+			return l, ctx.Err()
 		}
 	}
 	b.ids[l.ID] = true
@@ -149,4 +160,42 @@ func TestHiddenLeases(t *testing.T) {
 	require.Equal(t, 1, lists())
 	lm.show("mine")
 	require.Equal(t, 3, lists())
+}
+
+// TestCreateThatWasGivenUp: a lease whose maker has no time any more is taken back when it is made, and not before, so that it does not come to be
+// afterwards; nor is it waited for without end, and close waits for the rest (fault 26; spec LEASE-4).
+func TestCreateThatWasGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &backendLeases{ids: map[string]bool{}, late: make(chan struct{})}
+		lm := newLeaseManager(b)
+		giveUp := func(id string) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_, err := lm.Create(ctx, leases.WithID(id))
+			require.True(t, errdefs.IsDeadlineExceeded(err), "%v", err)
+		}
+		giveUp("one")
+		deleted := make(chan error, 1)
+		go func() { deleted <- lm.Delete(t.Context(), leases.Lease{ID: "one"}) }()
+		synctest.Wait()
+		require.Empty(t, b.made)
+		close(b.late)
+		require.NoError(t, <-deleted)
+		require.Empty(t, b.ids)
+
+		b.late = make(chan struct{})
+		giveUp("two")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		require.True(t, errdefs.IsDeadlineExceeded(lm.Delete(ctx, leases.Lease{ID: "two"})))
+		cancel()
+		start := time.Now()
+		require.ErrorIs(t, lm.Delete(t.Context(), leases.Lease{ID: "two"}), errdefs.ErrNotFound)
+		require.Equal(t, creationGrace-time.Second, time.Since(start))
+
+		giveUp("three")
+		require.NoError(t, lm.close())
+		_, err := lm.Create(t.Context(), leases.WithID("four"))
+		require.ErrorIs(t, err, ErrClosed)
+		require.Empty(t, b.ids)
+	})
 }

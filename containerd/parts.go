@@ -171,6 +171,7 @@ func (p *Parts) scratch() string { return filepath.Join(p.Dir, scratchDir) }
 func (p *Parts) wire(ctx context.Context, cc *conn) error {
 	p.ContentStore = ctdsnapshot.NewContentStore(&contentStore{Store: contentproxy.NewContentStore(cc)}, p.Namespace)
 	p.leases = newLeaseManager(leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(cc)))
+	p.closers = append(p.closers, p.leases.close)
 	p.LeaseManager = ctdsnapshot.NewLeaseManager(p.leases, p.Namespace)
 	raw := snapshotsproxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(cc), p.SnapshotterName)
 	p.Snapshotter = newSnapshotter(p.SnapshotterName, raw, p.Namespace, p.opts.IdentityMapping)
