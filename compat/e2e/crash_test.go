@@ -55,31 +55,63 @@ var hanging = dockerfile(
 // prunes everything.
 // spec INIT-11, fault 29, fault 32
 func TestKillInStep(t *testing.T) {
-	both(t, func(t *testing.T, h *host) (images []digest.Digest) {
-		b := Build{Dockerfile: hanging, Context: contextDir(t, toolFiles())}
-		image, err := base()
-		require.NoError(t, err)
-		b.Base = image
-		var once sync.Once
-		b.Watch = func(s *client.SolveStatus) {
-			for _, l := range s.Logs {
-				if strings.Contains(string(l.Data), "here I am") {
-					once.Do(h.kill)
-				}
-			}
-		}
-		_, err = h.Build(t.Context(), b)
-		require.Error(t, err)
-		require.False(t, h.Running())
+	both(t, func(t *testing.T, h *host) []digest.Digest {
+		b := killInStep(h)
 		h.start(h.Side)
-		b.Watch = nil
-		b.Dockerfile = strings.Replace(b.Dockerfile, `"hang", "here I am"`, `"expect", "/second", "a"`, 1)
 		r := h.image(b)
 		require.Len(t, r.Ran(), 1)
 		h.again(b, r)
 		require.NoError(t, pruneAll(h))
-		return append(images, r.Digest)
+		return []digest.Digest{r.Digest}
 	})
+}
+
+// TestKillAndExchange kills the daemon of one side while a step runs. The other side finds the steps before it in the cache, and the first what
+// that one made of them.
+// spec INIT-11, fault 29, fault 34
+func TestKillAndExchange(t *testing.T) {
+	for _, snapshotter := range snapshotters() {
+		for _, s := range Sides() {
+			t.Run(snapshotter+"/killed "+string(s), func(t *testing.T) {
+				t.Parallel()
+				h := newHost(t, s, snapshotter)
+				b := killInStep(h)
+				if s == Ours { // for stock, as in kill
+					require.NoError(t, os.RemoveAll(nextDirectory(t, h.cfg)))
+				}
+				h.start(s.Other())
+				r := h.image(b)
+				require.Len(t, r.Ran(), 1)
+				h.restart(s)
+				h.again(b, r)
+				require.NoError(t, pruneAll(h))
+				h.stop()
+			})
+		}
+	}
+}
+
+// killInStep kills the daemon while the third step of a build runs, and returns a build whose third step ends.
+func killInStep(h *host) Build {
+	h.t.Helper()
+	b := Build{Dockerfile: hanging, Context: contextDir(h.t, toolFiles())}
+	image, err := base()
+	require.NoError(h.t, err)
+	b.Base = image
+	var once sync.Once
+	b.Watch = func(s *client.SolveStatus) {
+		for _, l := range s.Logs {
+			if strings.Contains(string(l.Data), "here I am") {
+				once.Do(h.kill)
+			}
+		}
+	}
+	_, err = h.Build(h.t.Context(), b)
+	require.Error(h.t, err)
+	require.False(h.t, h.Running())
+	b.Watch = nil
+	b.Dockerfile = strings.Replace(b.Dockerfile, `"hang", "here I am"`, `"expect", "/second", "a"`, 1)
+	return b
 }
 
 // TestKillBetweenSteps kills the daemon after more and more steps of one build, at no particular moment of the next: each new
