@@ -264,3 +264,28 @@ func BenchmarkObserve(b *testing.B) {
 		}
 	})
 }
+
+// TestWatchSeveral: what several managers have that one observer watches adds up, until one of them is not watched any more.
+func TestWatchSeveral(t *testing.T) {
+	o, s := newObserver(t)
+	var stops []func() error
+	for range 2 {
+		env := testutil.New(t, testutil.Doubles())
+		mut, err := env.Manager.New(t.Context(), nil, nil)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, mut.Release(t.Context())) }()
+		stop, err := o.Watch(env.Manager)
+		require.NoError(t, err)
+		stops = append(stops, stop)
+	}
+	for n := int64(2); n > 0; n-- {
+		got := s.collect()
+		require.Equal(t, points{"": n}, got[otelcache.MetricRefs])
+		var records int64
+		for _, count := range got[otelcache.MetricRecords] {
+			records += count
+		}
+		require.Equal(t, n, records)
+		require.NoError(t, stops[n-1]())
+	}
+}

@@ -10,7 +10,8 @@ import (
 )
 
 // Watch has the metrics that say what a manager has asked for whenever metrics are collected, until stop is called, which must be before the
-// manager is of no use any more. Each time it looks at all records, in memory; nothing is measured for it. An error is the meter's.
+// manager is of no use any more. Each time it looks at all records, in memory; nothing is measured for it. What several managers have
+// adds up, unless they are watched by observers with Options.Attributes of their own. An error is the meter's.
 func (o *Observer) Watch(m observe.Inspected) (stop func() error, err error) {
 	observables := map[string]metric.Int64ObservableUpDownCounter{}
 	for _, name := range []string{MetricRecords, MetricInUse, MetricUnmeasured, MetricSize, MetricRefs, MetricMounts} {
