@@ -2,8 +2,8 @@ package cache
 
 import (
 	"context"
-	stderrors "errors"
 	"io"
+	"io/fs"
 	"net"
 	"sync"
 
@@ -33,31 +33,43 @@ type resumed struct {
 	open func() (content.ReaderAt, error)
 	size int64
 
-	mu sync.Mutex
+	// first is held by one read at a time until something was read.
+	first sync.Mutex
+	mu    sync.Mutex // not held while reading, since Close may be what ends a read
 	// ra is the reader in use, and begun tells that something was read, so that an error is one of the transfer.
-	ra    content.ReaderAt
-	begun bool
+	ra            content.ReaderAt
+	begun, closed bool
 }
 
 func (r *resumed) Size() int64 { return r.size }
 
 func (r *resumed) ReadAt(p []byte, off int64) (int, error) {
-	r.mu.Lock()
-	ra, begun := r.ra, r.begun
+	ra, begun := r.reader()
 	if begun {
-		r.mu.Unlock()
 		return ra.ReadAt(p, off)
 	}
-	defer r.mu.Unlock()
+	r.first.Lock()
+	defer r.first.Unlock()
+	ra, begun = r.reader()
 	n, err := ra.ReadAt(p, off)
-	if n == 0 && off > 0 && cannotSeek(err) {
+	if !begun && n == 0 && off > 0 && cannotSeek(err) {
 		if ra, err = r.skip(off); err != nil {
 			return 0, err
 		}
 		n, err = ra.ReadAt(p, off)
 	}
-	r.begun = n > 0
+	if n > 0 {
+		r.mu.Lock()
+		r.begun = true
+		r.mu.Unlock()
+	}
 	return n, err
+}
+
+func (r *resumed) reader() (ra content.ReaderAt, begun bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ra, r.begun
 }
 
 // cannotSeek tells whether an error may be that of a reader that has to begin at the beginning. It has no type, so everything
@@ -81,16 +93,23 @@ func (r *resumed) skip(off int64) (content.ReaderAt, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := copyRest(r.ctx, io.Discard, fresh, 0, off); err != nil {
-		return nil, stderrors.Join(err, fresh.Close())
+	r.mu.Lock()
+	old := fresh
+	if !r.closed {
+		old, r.ra = r.ra, fresh
 	}
-	old := r.ra
-	r.ra = fresh
-	return fresh, old.Close()
+	r.mu.Unlock()
+	_ = old.Close() // nobody has read from it
+	if old == fresh {
+		return nil, errors.Wrap(fs.ErrClosed, "the reader of a blob")
+	}
+	return fresh, copyRest(r.ctx, io.Discard, fresh, 0, off)
 }
 
 func (r *resumed) Close() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.ra.Close()
+	ra := r.ra
+	r.closed = true
+	r.mu.Unlock()
+	return ra.Close()
 }
