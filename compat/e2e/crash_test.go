@@ -109,6 +109,9 @@ func killInStep(h *host) Build {
 	_, err = h.Build(h.t.Context(), b)
 	require.Error(h.t, err)
 	require.False(h.t, h.Running())
+	left, err := os.ReadDir(filepath.Join(h.cfg.Dir, containersDir))
+	require.NoError(h.t, err)
+	require.Empty(h.t, left, "containers")
 	b.Watch = nil
 	b.Dockerfile = strings.Replace(b.Dockerfile, `"hang", "here I am"`, `"expect", "/second", "a"`, 1)
 	return b

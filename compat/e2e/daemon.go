@@ -58,7 +58,11 @@ func (c Config) write() (file string, err error) {
 		c.root(), "unix://"+c.socket(), filepath.Join(c.Dir, "otel.sock"))
 	fmt.Fprintf(&b, "[worker.containerd]\nenabled = false\n[worker.oci]\nenabled = true\nsnapshotter = %q\nplatforms = [%q]\n",
 		c.Snapshotter, "linux/"+runtime.GOARCH)
-	b.WriteString("networkMode = \"host\"\ngc = false\nbinary = \"runc\"\n")
+	runc, err := writeRunc(c.Dir)
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprintf(&b, "networkMode = \"host\"\ngc = false\nbinary = %q\n", runc)
 	for _, host := range c.Registries {
 		fmt.Fprintf(&b, "[registry.%q]\nhttp = true\n", host)
 	}

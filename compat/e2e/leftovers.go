@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -13,33 +12,26 @@ import (
 	"github.com/pkg/errors"
 )
 
-// runcRoot is where runc keeps its books when root does not say otherwise, as BuildKit does not: a directory for each container.
-const runcRoot = "/run/runc"
+// containersDir is where, below a daemon's directory, runc keeps its books: a directory for each container.
+const containersDir = "containers"
 
-// RemoveContainers ends and removes runc's containers whose bundles are below a directory. Others, which may come and go meanwhile, are
-// let alone.
+// writeRunc writes a program into a daemon's directory that is runc with its books there. BuildKit cannot tell it to, and where all of a
+// machine's are, nobody can tell whose container one is that was being made when its daemon died.
+func writeRunc(dir string) (program string, err error) {
+	program = filepath.Join(dir, "runc")
+	books := "'" + strings.ReplaceAll(filepath.Join(dir, containersDir), "'", `'\''`) + "'"
+	return program, errors.WithStack(os.WriteFile(program, []byte("#!/bin/sh\nexec runc --root "+books+" \"$@\"\n"), 0o700))
+}
+
+// RemoveContainers ends and removes the containers of a daemon that has ended, by its directory; those that were being made, too.
 func RemoveContainers(dir string) error {
-	dir, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return errors.WithStack(err)
-	}
-	known, err := os.ReadDir(runcRoot)
+	books := filepath.Join(dir, containersDir)
+	known, err := os.ReadDir(books)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return errors.WithStack(err)
 	}
 	for _, c := range known {
-		out, err := exec.Command("runc", "state", c.Name()).Output()
-		if err != nil {
-			continue // it is gone, or has not begun; none of those that a dead daemon has left begins any more
-		}
-		var state struct{ Bundle string }
-		if err := json.Unmarshal(out, &state); err != nil {
-			return errors.Wrapf(err, "runc state %s: %s", c.Name(), out)
-		}
-		if !strings.HasPrefix(state.Bundle, dir+"/") {
-			continue
-		}
-		if err := run(exec.Command("runc", "delete", "--force", c.Name())); err != nil {
+		if err := run(exec.Command("runc", "--root", books, "delete", "--force", c.Name())); err != nil {
 			return err
 		}
 	}
