@@ -56,6 +56,9 @@ type Options struct {
 	// CallTimeout limits each call whose context has no deadline, so that a daemon that hangs is told from one that works. What may take
 	// long by its nature (unpacking, packing, copying a parent, collecting garbage, streams of blobs) may go on for as long as the
 	// daemon answers a health check in between, each of which has this limit. 0 stands for DefaultCallTimeout, and less for no limit.
+	//
+	// A failed operation takes back what it made whatever became of its context, with this limit: from a daemon that hangs it may return that
+	// much later than its context ends.
 	CallTimeout time.Duration
 	// Adopt takes records over that belong to another daemon, namespace or snapshotter, to which their layers were moved, in
 	// place of [ErrBackend]. Records whose layers are not there are dropped.

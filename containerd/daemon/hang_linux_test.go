@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,6 +93,47 @@ func TestDaemonHangs(t *testing.T) {
 	require.NoError(t, c.Close())
 	require.Empty(t, leasesIn(t, d, containerd.DefaultNamespace))
 	require.Empty(t, snapshotsIn(t, d, containerd.DefaultNamespace, "overlayfs"))
+}
+
+// TestDaemonHangsMidway: a daemon that is suspended in the middle of an operation, when it gets the call that takes longest. The operation ends
+// with "deadline exceeded", by the caller's deadline or at the limit; with the daemon resumed the same manager does it, and
+// nothing is left over (fault 26; spec REF-12, LEASE-4).
+func TestDaemonHangsMidway(t *testing.T) {
+	d := Start(t)
+	for name, call := range map[string]string{
+		"pull": "Content/Write", "extract": "Diff/Apply", "new": "Snapshots/Prepare", "commit": "Snapshots/Commit", "prune": "Leases/Delete",
+	} {
+		for what, own := range map[string]time.Duration{"deadline": limit / 4, "limit": 0} {
+			t.Run(name+"/"+what, func(t *testing.T) {
+				var calls Calls
+				cl, dir, op := d.Client(calls.Opt()), t.TempDir(), operations[name]
+				opts := containerd.Options{Namespace: namespaceOf(dir), Snapshotter: "overlayfs", CallTimeout: limit / 2}
+				s := newScene(t, cl, dir, opts, op.prepare)
+				var once sync.Once
+				calls.hook(func(_ context.Context, method string) error {
+					if method == call {
+						once.Do(d.Suspend)
+					}
+					return nil
+				}, nil)
+				ctx, cancel := t.Context(), context.CancelFunc(func() {})
+				if own > 0 {
+					ctx, cancel = context.WithTimeout(ctx, own)
+				}
+				start := time.Now()
+				err := op.do(ctx, s)
+				t.Logf("after %s: %v", time.Since(start), err)
+				cancel()
+				once.Do(func() { t.Errorf("%s was not called", call) })
+				require.True(t, errdefs.IsDeadlineExceeded(err), "%v", err)
+				calls.hook(nil, nil)
+				d.Resume()
+				require.NoError(t, op.do(t.Context(), s))
+				op.check(t.Context(), t, s)
+				s.end(t, d, cl, dir, opts, what)
+			})
+		}
+	}
 }
 
 // TestDaemonBack: with a daemon that was killed every call says "unavailable" at once, and the first after it is back succeeds, of

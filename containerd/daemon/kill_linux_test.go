@@ -80,6 +80,47 @@ type scene struct {
 	ref  cache.ImmutableRef
 }
 
+// newScene opens a cache with a layer that is held, and prepares it for an operation.
+func newScene(t *testing.T, cl *client.Client, dir string, opts containerd.Options, prepare func(context.Context, *testing.T, *scene)) *scene {
+	t.Helper()
+	c, err := containerd.Open(t.Context(), cl, dir, opts)
+	require.NoError(t, err)
+	s := &scene{c: c, o: &origin{}}
+	s.desc = s.o.layer(t, tree.File("file", "content"))
+	s.keep = s.o.get(t, c, s.o.layer(t, tree.File("kept", "k")), nil)
+	require.NoError(t, s.keep.Extract(t.Context(), nil))
+	if prepare != nil {
+		prepare(t.Context(), t, s)
+	}
+	return s
+}
+
+// end releases everything, and checks that the next process finds nothing wrong, and that nothing is left when it has pruned.
+func (s *scene) end(t *testing.T, d *Daemon, cl *client.Client, dir string, opts containerd.Options, what string) {
+	t.Helper()
+	ctx := t.Context()
+	requireTree(t, s.keep, tree.File("kept", "k"))
+	if s.mut != nil {
+		require.NoError(t, s.mut.Release(ctx))
+	}
+	if s.ref != nil {
+		require.NoError(t, s.ref.Release(ctx))
+	}
+	require.NoError(t, s.keep.Release(ctx))
+	require.NoError(t, s.c.Close())
+	c, err := containerd.Open(ctx, cl, dir, opts)
+	require.NoError(t, err)
+	found, err := c.Check(ctx)
+	require.NoError(t, err)
+	require.Empty(t, found, what)
+	require.NoError(t, c.Prune(ctx, nil, usage.PruneInfo{All: true}))
+	require.Zero(t, c.Stats().Records)
+	require.NoError(t, c.Close())
+	require.Empty(t, leasesIn(t, d, opts.Namespace), what)
+	require.Empty(t, snapshotsIn(t, d, opts.Namespace, opts.Snapshotter), what)
+	require.Empty(t, blobsIn(t, d, opts.Namespace), what)
+}
+
 // operations are what the daemon dies in the middle of. Each may be done again after an error, and then succeeds.
 var operations = map[string]struct {
 	prepare func(ctx context.Context, t *testing.T, s *scene)
@@ -181,19 +222,10 @@ func killedAt(t *testing.T, k *killing, cl *client.Client, sn, name string, at i
 	what := fmt.Sprintf("%s on %s, call %d, after %v", name, sn, at, after)
 	ctx, dir, op := t.Context(), t.TempDir(), operations[name]
 	opts := containerd.Options{Namespace: namespaceOf(dir), Snapshotter: sn, Reach: containerd.ReachDirect}
-	c, err := containerd.Open(ctx, cl, dir, opts)
-	require.NoError(t, err)
-	s := &scene{c: c, o: &origin{}}
-	s.desc = s.o.layer(t, tree.File("file", "content"))
-	base := s.o.layer(t, tree.File("kept", "k"))
-	s.keep = s.o.get(t, c, base, nil)
-	require.NoError(t, s.keep.Extract(ctx, nil))
-	if op.prepare != nil {
-		op.prepare(ctx, t, s)
-	}
+	s := newScene(t, cl, dir, opts, op.prepare)
 
 	k.arm(at, after)
-	err = op.do(ctx, s)
+	err := op.do(ctx, s)
 	k.mu.Lock()
 	died, seen = k.died, slices.Clone(k.seen)
 	k.mu.Unlock()
@@ -209,27 +241,7 @@ func killedAt(t *testing.T, k *killing, cl *client.Client, sn, name string, at i
 		require.NoError(t, op.do(ctx, s), what)
 	}
 	op.check(ctx, t, s)
-	requireTree(t, s.keep, tree.File("kept", "k"))
-
-	if s.mut != nil {
-		require.NoError(t, s.mut.Release(ctx))
-	}
-	if s.ref != nil {
-		require.NoError(t, s.ref.Release(ctx))
-	}
-	require.NoError(t, s.keep.Release(ctx))
-	require.NoError(t, c.Close())
-	c, err = containerd.Open(ctx, cl, dir, opts)
-	require.NoError(t, err)
-	found, err := c.Check(ctx)
-	require.NoError(t, err)
-	require.Empty(t, found, what)
-	require.NoError(t, c.Prune(ctx, nil, usage.PruneInfo{All: true}))
-	require.Zero(t, c.Stats().Records)
-	require.NoError(t, c.Close())
-	require.Empty(t, leasesIn(t, k.d, opts.Namespace), what)
-	require.Empty(t, snapshotsIn(t, k.d, opts.Namespace, sn), what)
-	require.Empty(t, blobsIn(t, k.d, opts.Namespace), what)
+	s.end(t, k.d, cl, dir, opts, what)
 	return died, seen
 }
 
