@@ -20,6 +20,9 @@ import (
 	"github.com/containerd/errdefs"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/stretchr/testify/require"
+
+	"github.com/layercache/cache/metadata"
+	"github.com/layercache/cache/testutil/fault"
 )
 
 // shortLimit is long enough for an answer of a health check in this process, on a busy machine, too.
@@ -176,4 +179,39 @@ func TestScratchIsCleared(t *testing.T) {
 	require.NoError(t, err)
 	require.NoDirExists(t, filepath.Join(dir, scratchDir))
 	require.NoError(t, p.Close())
+}
+
+// TestOptionsOfTheRecords: a damaged database is salvaged, or an error if that is asked for, with the file untouched; what cannot be flushed is no
+// place to ask for that (fault 30).
+func TestOptionsOfTheRecords(t *testing.T) {
+	c, dir := newFake().serve(t), t.TempDir()
+	opts := Options{Snapshotter: "overlayfs", Reach: ReachNone}
+	p, err := OpenParts(t.Context(), c, dir, opts)
+	require.NoError(t, err)
+	id, err := p.MetadataStore.StoreID()
+	require.NoError(t, err)
+	require.NoError(t, p.Close())
+	name := filepath.Join(dir, recordsDB)
+	cleared, err := fault.ClearPages(name, id)
+	require.NoError(t, err)
+	require.NotZero(t, cleared)
+	damaged, err := os.ReadFile(name)
+	require.NoError(t, err)
+
+	opts.NoSalvage = true
+	_, err = OpenParts(t.Context(), c, dir, opts)
+	require.ErrorIs(t, err, metadata.ErrCorrupt)
+	after, err := os.ReadFile(name)
+	require.NoError(t, err)
+	require.Equal(t, damaged, after)
+
+	opts.NoSalvage = false
+	p, err = OpenParts(t.Context(), c, dir, opts)
+	require.NoError(t, err)
+	require.NotNil(t, p.MetadataStore.Salvaged())
+	require.NoError(t, p.Close())
+
+	opts.Sync = true
+	_, err = OpenParts(t.Context(), c, dir, opts)
+	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
 }

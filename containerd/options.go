@@ -63,6 +63,12 @@ type Options struct {
 	// Adopt takes records over that belong to another daemon, namespace or snapshotter, to which their layers were moved, in
 	// place of [ErrBackend]. Records whose layers are not there are dropped.
 	Adopt bool
+	// NoSalvage makes a damaged database of records the error metadata.ErrCorrupt, instead of having what can be read of it moved to a new one; what
+	// became of it then is what the Salvaged method of Parts.MetadataStore tells.
+	NoSalvage bool
+	// Sync has Finalize flush a layer to disk before it is stored that the layer is final, see cache.ManagerOpt.Sync. It takes directories that this
+	// process can reach, on Linux, and is an invalid argument elsewhere.
+	Sync bool
 
 	// PruneRefChecker, Hooks, Observer, TrackHolders and Now are handed to the manager as they
 	// are, see cache.ManagerOpt. Without a LayerContext among the hooks layers of Windows work all the same.

@@ -53,7 +53,7 @@ type Parts struct {
 	// SnapshotterRoot is the directory that the daemon says its snapshots are in; "" if it does not say, or cannot be reached.
 	SnapshotterRoot string
 
-	// Snapshotter, ContentStore and LeaseManager work in the namespace.
+	// Snapshotter, ContentStore and LeaseManager work in the namespace. The last does not list leases that the parts themselves use for a moment.
 	Snapshotter  snapshot.Snapshotter
 	ContentStore content.Store
 	LeaseManager leases.Manager
@@ -107,6 +107,9 @@ func OpenParts(ctx context.Context, c *client.Client, dir string, opts Options) 
 	if err := p.wire(ctx, cc); err != nil {
 		return nil, err
 	}
+	if opts.Sync && p.syncFS == nil {
+		return nil, invalid("option Sync: what the daemon writes cannot be flushed from here (reach %s: %s)", p.Reach, p.ReachReason)
+	}
 	return p, nil
 }
 
@@ -143,7 +146,11 @@ func (p *Parts) openRecords() error {
 		return err
 	}
 	// Only who has the database open writes the binding, and does so before there is a record.
-	p.MetadataStore, err = metadata.NewStore(filepath.Join(p.Dir, recordsDB))
+	var opts []metadata.Option
+	if p.opts.NoSalvage {
+		opts = append(opts, metadata.WithoutSalvage())
+	}
+	p.MetadataStore, err = metadata.NewStore(filepath.Join(p.Dir, recordsDB), opts...)
 	if err != nil {
 		return err
 	}
@@ -226,6 +233,7 @@ func (p *Parts) ManagerOpt() cache.ManagerOpt {
 		Databases:       []string{filepath.Join(p.Dir, recordsDB)},
 		MountPoolRoot:   filepath.Join(p.Dir, mountPoolDir),
 		Hooks:           hooks,
+		Sync:            p.opts.Sync,
 		SyncFS:          p.syncFS,
 		Observer:        p.opts.Observer,
 		TrackHolders:    p.opts.TrackHolders,
