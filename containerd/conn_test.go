@@ -215,3 +215,28 @@ func TestOptionsOfTheRecords(t *testing.T) {
 	_, err = OpenParts(t.Context(), c, dir, opts)
 	require.True(t, errdefs.IsInvalidArgument(err), "%v", err)
 }
+
+// TestTemporaryLeaseThatWasGivenUp: a garbage collection whose caller leaves leaves no lease, nor one that is hidden (spec LEASE-4).
+func TestTemporaryLeaseThatWasGivenUp(t *testing.T) {
+	p, err := OpenParts(t.Context(), newFake().serve(t), t.TempDir(), Options{Snapshotter: "overlayfs", Reach: ReachNone})
+	require.NoError(t, err)
+	b := &backendLeases{ids: map[string]bool{}, late: make(chan struct{})}
+	p.leases = newLeaseManager(b)
+	p.LeaseManager = p.leases
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { _, err := p.GarbageCollect(ctx); result <- err }()
+	b.late <- struct{}{} // the first is made,
+	require.NoError(t, <-result)
+	go func() { _, err := p.GarbageCollect(ctx); result <- err }()
+	cancel()
+	b.late <- struct{}{} // and the second when, mostly, nobody waits for it
+	if err := <-result; err != nil {
+		require.True(t, errdefs.IsCanceled(err), "%v", err)
+	}
+	require.NoError(t, p.leases.close())
+	require.Empty(t, b.ids)
+	require.Len(t, b.made, 2)
+	require.Empty(t, p.leases.mu.hidden)
+	require.NoError(t, p.Close())
+}

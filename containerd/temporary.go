@@ -31,7 +31,7 @@ func (p *Parts) temporaryLease(ctx context.Context) (leases.Lease, error) {
 		labelTemporary: time.Now().UTC().Format(time.RFC3339Nano),
 	}))
 	if err != nil {
-		p.leases.show(id) // perhaps it was only the answer that got lost
+		p.dropTemporary(ctx, leases.Lease{ID: id}) // perhaps it was only the answer that got lost
 		return leases.Lease{}, errors.Wrap(err, "creating a temporary lease")
 	}
 	return l, nil
