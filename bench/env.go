@@ -10,10 +10,10 @@ import (
 
 	"github.com/pkg/errors"
 
-	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/bench/ours"
 	"github.com/layercache/cache/bench/peer"
 	"github.com/layercache/cache/testutil/fault"
+	"github.com/layercache/cache/testutil/machine"
 )
 
 // env is what the rows share.
@@ -23,7 +23,7 @@ type env struct {
 	pairs       int
 	quick       bool
 	start       time.Time
-	machine     measure.Machine
+	machine     machine.Machine
 	commit      string // found out before anything is written, which would be a change
 }
 
@@ -32,8 +32,8 @@ func newEnv(ctx context.Context, f flags) (*env, error) {
 	if err != nil {
 		return nil, errors.WithStack(err)
 	}
-	e := &env{dir: dir, pairs: f.pairs, quick: f.quick, start: time.Now(), commit: measure.Commit()}
-	if e.machine, err = measure.DescribeMachine(dir); err != nil {
+	e := &env{dir: dir, pairs: f.pairs, quick: f.quick, start: time.Now(), commit: machine.Commit()}
+	if e.machine, err = machine.Describe(dir); err != nil {
 		return nil, stderrors.Join(err, e.close())
 	}
 	c, err := ours.Open(ctx, filepath.Join(dir, "choice"), "", nil)

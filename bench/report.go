@@ -8,12 +8,12 @@ import (
 
 	"github.com/pkg/errors"
 
-	"github.com/layercache/cache/bench/measure"
+	"github.com/layercache/cache/testutil/machine"
 )
 
 // report is what docs/benchmarks.md is written from.
 type report struct {
-	machine     measure.Machine
+	machine     machine.Machine
 	commit      string
 	date        time.Time
 	command     string
@@ -44,9 +44,8 @@ const wholeBuilds = "\n## Whole builds\n"
 func (r report) markdown() string {
 	var b strings.Builder
 	b.WriteString(intro)
-	m := r.machine
-	fmt.Fprintf(&b, "\n- machine: %d x %s, %s of memory\n- system: %s, %s, %s\n- snapshotter: %s\n- commit: %s\n- date: %s\n- command: `%s` (%d pairs)\n\n",
-		m.CPUs, m.CPU, m.Memory, m.Kernel, m.Filesystem, m.GoVersion, r.snapshotter, r.commit,
+	fmt.Fprintf(&b, "\n%s- snapshotter: %s\n- commit: %s\n- date: %s\n- command: `%s` (%d pairs)\n\n",
+		r.machine.Markdown(), r.snapshotter, r.commit,
 		r.date.UTC().Format(time.RFC3339), strings.TrimSpace(r.command), r.pairs)
 	mainTable(r.lines).markdown(&b)
 	if t := countTable(r.lines); len(t.cells) > 0 {

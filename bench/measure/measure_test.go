@@ -3,8 +3,6 @@ package measure_test
 import (
 	"context"
 	"math"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -13,17 +11,6 @@ import (
 
 	"github.com/layercache/cache/bench/measure"
 )
-
-func TestDescribeMachine(t *testing.T) {
-	m, err := measure.DescribeMachine(t.TempDir())
-	require.NoError(t, err)
-	require.Positive(t, m.CPUs)
-	for _, s := range []string{m.CPU, m.Memory, m.Kernel, m.Filesystem, m.GoVersion} {
-		require.NotEmpty(t, s)
-	}
-	_, err = measure.DescribeMachine(filepath.Join(t.TempDir(), "none"))
-	require.ErrorIs(t, err, os.ErrNotExist)
-}
 
 // What finds the cache blocked is as late as the cache made it, one after the other.
 func TestPaced(t *testing.T) {

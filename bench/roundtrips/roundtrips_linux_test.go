@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/gc"
 	bkcache "github.com/moby/buildkit/cache"
 	bkmetadata "github.com/moby/buildkit/cache/metadata"
@@ -105,77 +106,107 @@ type blob struct{ *bytes.Reader }
 
 func (blob) Close() error { return nil }
 
-func ours(t *testing.T, c *client.Client) *side {
-	ctx := t.Context()
-	m, err := containerd.Open(ctx, c, t.TempDir(), containerd.Options{Namespace: "ours", Snapshotter: snapshotter})
-	require.NoError(t, err)
-	var mut cache.MutableRef
-	var ref, lazy cache.ImmutableRef
-	desc, from := layer(t)
-	dhs := cache.DescHandlers{desc.Digest: {Provider: func(session.Group) content.Provider { return from }, Ref: "origin"}}
-	byBlob := func() (cache.ImmutableRef, error) { return m.GetByBlob(ctx, desc, nil, dhs) }
-	one := func() error {
-		mut, err := m.New(ctx, nil, nil)
-		if err != nil {
-			return err
-		}
-		ref, err := mut.Commit(ctx)
-		if err != nil {
-			return err
-		}
-		if err := ref.Finalize(ctx); err != nil {
-			return err
-		}
-		return ref.Release(ctx)
+// verbs are what a manager of either side is asked for, with what differs between the types of the two taken away.
+type verbs[I immutable, M mutable[I]] struct {
+	new    func() (M, error)
+	get    func(id string) (I, error)
+	byBlob func() (I, error)
+	mount  func(I) (release func() error, err error)
+	unpack func(I) error
+	usage  func() error
+	prune  func() error
+}
+
+type immutable interface {
+	ID() string
+	Finalize(context.Context) error
+	Release(context.Context) error
+}
+
+type mutable[I immutable] interface {
+	Commit(context.Context) (I, error)
+}
+
+// mounted mounts what a ref's Mount returned.
+func mounted[M interface {
+	Mount() ([]mount.Mount, func() error, error)
+}](m M, err error) (func() error, error) {
+	if err != nil {
+		return nil, err
 	}
-	return &side{end: m.Close, steps: map[string]func() error{
-		"New": func() (err error) { mut, err = m.New(ctx, nil, nil); return err },
-		"Commit + Finalize": func() (err error) {
-			if ref, err = mut.Commit(ctx); err != nil {
-				return err
-			}
-			return ref.Finalize(ctx)
-		},
-		"Release": func() error { return ref.Release(ctx) },
-		"Get":     func() (err error) { ref, err = m.Get(ctx, ref.ID(), nil); return err },
+	_, release, err := m.Mount()
+	return release, err
+}
+
+// steps are the operations that are compared, on a manager that closes with end.
+func steps[I immutable, M mutable[I]](ctx context.Context, v verbs[I, M], end func() error) *side {
+	var mut M
+	var ref, lazy I
+	begin := func() (err error) { mut, err = v.new(); return err }
+	finish := func() (err error) {
+		if ref, err = mut.Commit(ctx); err != nil {
+			return err
+		}
+		return ref.Finalize(ctx)
+	}
+	release := func() error { return ref.Release(ctx) }
+	return &side{end: end, steps: map[string]func() error{
+		"New":               begin,
+		"Commit + Finalize": finish,
+		"Release":           release,
+		"Get":               func() (err error) { ref, err = v.get(ref.ID()); return err },
 		"Mount": func() error {
-			mountable, err := ref.Mount(ctx, true, nil)
+			unmount, err := v.mount(ref)
 			if err != nil {
 				return err
 			}
-			_, release, err := mountable.Mount()
-			if err != nil {
-				return err
-			}
-			return release()
+			return unmount()
 		},
-		"Release of what was mounted": func() error { return ref.Release(ctx) },
-		"GetByBlob, miss":             func() (err error) { lazy, err = byBlob(); return err },
+		"Release of what was mounted": release,
+		"GetByBlob, miss":             func() (err error) { lazy, err = v.byBlob(); return err },
 		"GetByBlob, hit": func() error {
-			again, err := byBlob()
+			again, err := v.byBlob()
 			if err != nil {
 				return err
 			}
 			return again.Release(ctx)
 		},
-		"Extract of a pulled layer": func() error { return lazy.Extract(ctx, nil) },
+		"Extract of a pulled layer": func() error { return v.unpack(lazy) },
 		"before Prune of 100 records": func() error {
 			if err := lazy.Release(ctx); err != nil {
 				return err
 			}
-			if err := m.Prune(ctx, nil, usage.PruneInfo{All: true}); err != nil {
+			if err := v.prune(); err != nil {
 				return err
 			}
 			for range records {
-				if err := one(); err != nil {
-					return err
+				for _, step := range []func() error{begin, finish, release} {
+					if err := step(); err != nil {
+						return err
+					}
 				}
 			}
-			_, err := m.DiskUsage(ctx, usage.DiskUsageInfo{}) // has the sizes measured, as they are by the time of a prune
-			return err
+			return v.usage() // has the sizes measured, as they are by the time of a prune
 		},
-		"Prune of 100 records": func() error { return m.Prune(ctx, nil, usage.PruneInfo{All: true}) },
+		"Prune of 100 records": v.prune,
 	}}
+}
+
+func ours(t *testing.T, c *client.Client) *side {
+	ctx := t.Context()
+	m, err := containerd.Open(ctx, c, t.TempDir(), containerd.Options{Namespace: "ours", Snapshotter: snapshotter})
+	require.NoError(t, err)
+	desc, from := layer(t)
+	dhs := cache.DescHandlers{desc.Digest: {Provider: func(session.Group) content.Provider { return from }, Ref: "origin"}}
+	return steps(ctx, verbs[cache.ImmutableRef, cache.MutableRef]{
+		new:    func() (cache.MutableRef, error) { return m.New(ctx, nil, nil) },
+		get:    func(id string) (cache.ImmutableRef, error) { return m.Get(ctx, id, nil) },
+		byBlob: func() (cache.ImmutableRef, error) { return m.GetByBlob(ctx, desc, nil, dhs) },
+		mount:  func(ref cache.ImmutableRef) (func() error, error) { return mounted(ref.Mount(ctx, true, nil)) },
+		unpack: func(ref cache.ImmutableRef) error { return ref.Extract(ctx, nil) },
+		usage:  func() error { _, err := m.DiskUsage(ctx, usage.DiskUsageInfo{}); return err },
+		prune:  func() error { return m.Prune(ctx, nil, usage.PruneInfo{All: true}) },
+	}, m.Close)
 }
 
 // theirManager is BuildKit's cache on a client, put together as its containerd worker does it.
@@ -207,72 +238,15 @@ func theirManager(t *testing.T, c *client.Client) bkcache.Manager {
 // theirs is BuildKit's side.
 func theirs(t *testing.T, c *client.Client) *side {
 	ctx, m := t.Context(), theirManager(t, c)
-	var mut bkcache.MutableRef
-	var ref, lazy bkcache.ImmutableRef
 	desc, from := layer(t)
 	dhs := bkcache.DescHandlers{desc.Digest: {Provider: func(bksession.Group) content.Provider { return from }, Ref: "origin"}}
-	byBlob := func() (bkcache.ImmutableRef, error) { return m.GetByBlob(ctx, desc, nil, dhs) }
-	one := func() error {
-		mut, err := m.New(ctx, nil, nil)
-		if err != nil {
-			return err
-		}
-		ref, err := mut.Commit(ctx)
-		if err != nil {
-			return err
-		}
-		if err := ref.Finalize(ctx); err != nil {
-			return err
-		}
-		return ref.Release(ctx)
-	}
-	prune := func() error { return m.Prune(ctx, nil, bkclient.PruneInfo{All: true}) }
-	return &side{end: m.Close, steps: map[string]func() error{
-		"New": func() (err error) { mut, err = m.New(ctx, nil, nil); return err },
-		"Commit + Finalize": func() (err error) {
-			if ref, err = mut.Commit(ctx); err != nil {
-				return err
-			}
-			return ref.Finalize(ctx)
-		},
-		"Release": func() error { return ref.Release(ctx) },
-		"Get":     func() (err error) { ref, err = m.Get(ctx, ref.ID(), nil); return err },
-		"Mount": func() error {
-			mountable, err := ref.Mount(ctx, true, nil)
-			if err != nil {
-				return err
-			}
-			_, release, err := mountable.Mount()
-			if err != nil {
-				return err
-			}
-			return release()
-		},
-		"Release of what was mounted": func() error { return ref.Release(ctx) },
-		"GetByBlob, miss":             func() (err error) { lazy, err = byBlob(); return err },
-		"GetByBlob, hit": func() error {
-			again, err := byBlob()
-			if err != nil {
-				return err
-			}
-			return again.Release(ctx)
-		},
-		"Extract of a pulled layer": func() error { return lazy.Extract(ctx, nil) },
-		"before Prune of 100 records": func() error {
-			if err := lazy.Release(ctx); err != nil {
-				return err
-			}
-			if err := prune(); err != nil {
-				return err
-			}
-			for range records {
-				if err := one(); err != nil {
-					return err
-				}
-			}
-			_, err := m.DiskUsage(ctx, bkclient.DiskUsageInfo{})
-			return err
-		},
-		"Prune of 100 records": prune,
-	}}
+	return steps(ctx, verbs[bkcache.ImmutableRef, bkcache.MutableRef]{
+		new:    func() (bkcache.MutableRef, error) { return m.New(ctx, nil, nil) },
+		get:    func(id string) (bkcache.ImmutableRef, error) { return m.Get(ctx, id, nil) },
+		byBlob: func() (bkcache.ImmutableRef, error) { return m.GetByBlob(ctx, desc, nil, dhs) },
+		mount:  func(ref bkcache.ImmutableRef) (func() error, error) { return mounted(ref.Mount(ctx, true, nil)) },
+		unpack: func(ref bkcache.ImmutableRef) error { return ref.Extract(ctx, nil) },
+		usage:  func() error { _, err := m.DiskUsage(ctx, bkclient.DiskUsageInfo{}); return err },
+		prune:  func() error { return m.Prune(ctx, nil, bkclient.PruneInfo{All: true}) },
+	}, m.Close)
 }

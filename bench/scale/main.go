@@ -29,6 +29,7 @@ import (
 	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/bench/ours"
 	"github.com/layercache/cache/testutil/fixture"
+	"github.com/layercache/cache/testutil/machine"
 )
 
 const (
@@ -89,8 +90,8 @@ func run(ctx context.Context, f flags, args []string) (err error) {
 	if f.date == "" {
 		f.date = time.Now().UTC().Format(time.DateOnly)
 	}
-	r := report{Date: f.date, Commit: measure.Commit(), Command: strings.Join(os.Args[1:], " ")}
-	if r.Machine, err = measure.DescribeMachine(f.dir); err != nil {
+	r := report{Date: f.date, Commit: machine.Commit(), Command: strings.Join(os.Args[1:], " ")}
+	if r.Machine, err = machine.Describe(f.dir); err != nil {
 		return err
 	}
 	if r.Snapshotter, err = chooseSnapshotter(ctx, f.dir); err != nil {

@@ -8,12 +8,13 @@ import (
 
 	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/testutil/fixture"
+	"github.com/layercache/cache/testutil/machine"
 )
 
 // report is what the command gives out.
 type report struct {
 	Date, Commit, Command, Snapshotter string
-	Machine                            measure.Machine
+	Machine                            machine.Machine
 	Sizes                              []sizeFigures
 }
 
@@ -191,9 +192,8 @@ the machine withholds:
 func (r report) markdown() string {
 	var b strings.Builder
 	b.WriteString(intro)
-	m := r.Machine
-	fmt.Fprintf(&b, "\n- machine: %d x %s, %s of memory\n- system: %s, %s, %s\n- snapshotter: %s\n- commit: %s\n- date: %s\n- command: `%s`\n\n",
-		m.CPUs, m.CPU, m.Memory, m.Kernel, m.Filesystem, m.GoVersion, r.Snapshotter, r.Commit, r.Date,
+	fmt.Fprintf(&b, "\n%s- snapshotter: %s\n- commit: %s\n- date: %s\n- command: `%s`\n\n",
+		r.Machine.Markdown(), r.Snapshotter, r.Commit, r.Date,
 		strings.TrimSpace("cd bench && go run ./scale "+r.Command))
 	markdownTable(&b, r.grid())
 	fmt.Fprintf(&b, notes, heapEvery, time.Duration(measure.Pace))

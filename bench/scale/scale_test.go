@@ -12,6 +12,7 @@ import (
 
 	"github.com/layercache/cache/bench/measure"
 	"github.com/layercache/cache/testutil/fixture"
+	"github.com/layercache/cache/testutil/machine"
 	"github.com/layercache/cache/usage"
 )
 
@@ -65,7 +66,7 @@ func TestRun(t *testing.T) {
 	}
 	text, err := os.ReadFile(f.report)
 	require.NoError(t, err)
-	for _, want := range []string{"2026-01-02", measure.Commit(), "| records | 20 | 60 | growth |", "| 60 | Prune by filter |"} {
+	for _, want := range []string{"2026-01-02", machine.Commit(), "| records | 20 | 60 | growth |", "| 60 | Prune by filter |"} {
 		require.Contains(t, string(text), want)
 	}
 	require.FileExists(t, filepath.Join(out, "60-budget-open.heap"))

@@ -79,7 +79,7 @@ func run(ctx context.Context, f flags, args []string) error {
 	if err != nil {
 		return err
 	}
-	r := report{machine: b.machine, date: time.Now(), snapshotter: f.snapshotter, pairs: b.pairs, lines: lines}
+	r := report{machine: b.machine, commit: b.commit, date: time.Now(), snapshotter: f.snapshotter, pairs: b.pairs, lines: lines}
 	r.command = "cd compat && go run ./cmd/bench " + strings.Join(os.Args[1:], " ")
 	fmt.Print(r.table())
 	if f.out == "" {

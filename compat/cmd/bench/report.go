@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/pkg/errors"
+
+	"github.com/layercache/cache/testutil/machine"
 )
 
 // line is what was measured of one work: the medians.
@@ -19,7 +21,8 @@ type line struct {
 
 // report is what the document is written from.
 type report struct {
-	machine     machine
+	machine     machine.Machine
+	commit      string
 	date        time.Time
 	command     string
 	snapshotter string
@@ -44,9 +47,8 @@ start is timed until the daemon answers.
 func (r report) markdown() string {
 	var b strings.Builder
 	b.WriteString(intro)
-	m := r.machine
-	fmt.Fprintf(&b, "\n- machine: %d x %s, %s of memory\n- system: %s, %s, %s\n- snapshotter: %s\n- commit: %s\n- date: %s\n- command: `%s` (%d pairs)\n\n",
-		m.cpus, m.cpu, m.memory, m.kernel, m.filesystem, m.goVersion, r.snapshotter, m.commit,
+	fmt.Fprintf(&b, "\n%s- snapshotter: %s\n- commit: %s\n- date: %s\n- command: `%s` (%d pairs)\n\n",
+		r.machine.Markdown(), r.snapshotter, r.commit,
 		r.date.UTC().Format(time.RFC3339), strings.TrimSpace(r.command), r.pairs)
 	b.WriteString(r.table())
 	b.WriteString(outro)

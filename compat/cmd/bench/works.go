@@ -13,6 +13,7 @@ import (
 
 	"github.com/layercache/cache/compat/e2e"
 	"github.com/layercache/cache/testutil/fixture"
+	"github.com/layercache/cache/testutil/machine"
 )
 
 // bench is what the works share.
@@ -22,7 +23,8 @@ type bench struct {
 	programs *e2e.Programs
 	base     *e2e.Layout
 	files    string // the context of all builds
-	machine  machine
+	machine  machine.Machine
+	commit   string
 	start    time.Time
 }
 
@@ -41,7 +43,8 @@ func newBench(ctx context.Context, f flags) (_ *bench, err error) {
 }
 
 func (b *bench) prepare(ctx context.Context) (err error) {
-	if b.machine, err = describeMachine(b.temp); err != nil {
+	b.commit = machine.Commit()
+	if b.machine, err = machine.Describe(b.temp); err != nil {
 		return err
 	}
 	dir := b.flags.programs

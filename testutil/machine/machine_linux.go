@@ -1,4 +1,4 @@
-package measure
+package machine
 
 import (
 	"bufio"
@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Machine is what figures depend on.
+// Machine is what figures depend on. What cannot be told is "unknown".
 type Machine struct {
 	CPU        string
 	CPUs       int
@@ -22,8 +22,8 @@ type Machine struct {
 	GoVersion  string
 }
 
-// DescribeMachine describes this machine; dir is where the work was done.
-func DescribeMachine(dir string) (Machine, error) {
+// Describe describes this machine; dir is where the work was done.
+func Describe(dir string) (Machine, error) {
 	m := Machine{CPU: "unknown", CPUs: runtime.NumCPU(), Memory: "unknown", GoVersion: runtime.Version()}
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
@@ -42,6 +42,11 @@ func DescribeMachine(dir string) (Machine, error) {
 		m.Memory = v
 	}
 	return m, nil
+}
+
+// Markdown is a list of what m says, of two lines.
+func (m Machine) Markdown() string {
+	return fmt.Sprintf("- machine: %d x %s, %s of memory\n- system: %s, %s, %s\n", m.CPUs, m.CPU, m.Memory, m.Kernel, m.Filesystem, m.GoVersion)
 }
 
 func filesystemName(magic int64) string {
