@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -39,6 +40,8 @@ func TestMain(m *testing.M) { os.Exit(daemon.Main(m)) }
 type side struct {
 	steps map[string]func() error
 	end   func() error
+	// late are calls that are made in the background when an operation is over, by its name.
+	late map[string]string
 }
 
 // works are the rows of the table, in order.
@@ -58,11 +61,16 @@ func TestRoundTripsBesideBuildKit(t *testing.T) {
 		var n daemon.Calls
 		s := open(t, d.Client(n.Opt(), client.WithDefaultNamespace([]string{"ours", "theirs"}[i])))
 		for _, work := range works {
-			if prepare := s.steps["before "+work]; prepare != nil {
-				require.NoError(t, prepare(), work)
+			for _, step := range []string{"before " + work, work} {
+				n.Take()
+				if do := s.steps[step]; do != nil {
+					require.NoError(t, do(), step)
+				}
+				require.Eventually(t, func() bool {
+					text, _ := n.Look()
+					return strings.Contains(text, s.late[step])
+				}, 10*time.Second, time.Millisecond, step)
 			}
-			n.Take()
-			require.NoError(t, s.steps[work](), work)
 			text, total := n.Take()
 			c, x := counts[work], texts[work]
 			c[i], x[i] = total, text
@@ -240,7 +248,7 @@ func theirs(t *testing.T, c *client.Client) *side {
 	ctx, m := t.Context(), theirManager(t, c)
 	desc, from := layer(t)
 	dhs := bkcache.DescHandlers{desc.Digest: {Provider: func(bksession.Group) content.Provider { return from }, Ref: "origin"}}
-	return steps(ctx, verbs[bkcache.ImmutableRef, bkcache.MutableRef]{
+	s := steps(ctx, verbs[bkcache.ImmutableRef, bkcache.MutableRef]{
 		new:    func() (bkcache.MutableRef, error) { return m.New(ctx, nil, nil) },
 		get:    func(id string) (bkcache.ImmutableRef, error) { return m.Get(ctx, id, nil) },
 		byBlob: func() (bkcache.ImmutableRef, error) { return m.GetByBlob(ctx, desc, nil, dhs) },
@@ -249,4 +257,6 @@ func theirs(t *testing.T, c *client.Client) *side {
 		usage:  func() error { _, err := m.DiskUsage(ctx, bkclient.DiskUsageInfo{}); return err },
 		prune:  func() error { return m.Prune(ctx, nil, bkclient.PruneInfo{All: true}) },
 	}, m.Close)
+	s.late = map[string]string{"Commit + Finalize": "2 Leases/Delete", "before Prune of 100 records": "406 Leases/Delete"}
+	return s
 }

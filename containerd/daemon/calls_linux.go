@@ -80,11 +80,23 @@ func (c *Calls) hook(before, after func(ctx context.Context, method string) erro
 func (c *Calls) Take() (text string, total int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	text, total = c.look()
+	c.counts = nil
+	return text, total
+}
+
+// Look returns what Take would, and leaves it.
+func (c *Calls) Look() (text string, total int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.look()
+}
+
+func (c *Calls) look() (text string, total int) {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(c.counts)) {
 		parts = append(parts, strconv.Itoa(c.counts[name])+" "+name)
 		total += c.counts[name]
 	}
-	c.counts = nil
 	return strings.Join(parts, ", "), total
 }
