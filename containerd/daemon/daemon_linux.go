@@ -131,10 +131,17 @@ func (d *Daemon) Restart() {
 	d.Run()
 }
 
-// Suspend stops the daemon where it is: it answers nothing until Resume.
+// Suspend stops the daemon where it is: once it has returned, nothing is answered until Resume.
 func (d *Daemon) Suspend() {
 	d.t.Helper()
-	require.NoError(d.t, unix.Kill(d.cmd.Process.Pid, unix.SIGSTOP))
+	pid := d.cmd.Process.Pid
+	require.NoError(d.t, unix.Kill(pid, unix.SIGSTOP))
+	// Its threads stop one by one, and the last reports it.
+	err := unix.EINTR
+	for errors.Is(err, unix.EINTR) {
+		err, _ = unix.Waitid(unix.P_PID, pid, nil, unix.WSTOPPED, nil).(unix.Errno)
+	}
+	require.Zero(d.t, err)
 }
 
 // Resume has a suspended daemon go on.

@@ -109,6 +109,7 @@ func TestDaemonHangsMidway(t *testing.T) {
 				cl, dir, op := d.Client(calls.Opt()), t.TempDir(), operations[name]
 				opts := containerd.Options{Namespace: namespaceOf(dir), Snapshotter: "overlayfs", CallTimeout: limit / 2}
 				s := newScene(t, cl, dir, opts, op.prepare)
+				t.Cleanup(d.Resume) // for the others, if this fails
 				var once sync.Once
 				calls.hook(func(_ context.Context, method string) error {
 					if method == call {
