@@ -20,8 +20,8 @@ on the same machine: every package with tests that import one of the replaced pa
 [rules.md](rules.md) lists, with tests of ours.
 
 Each test binary has mounts of its own and a network that reaches nobody else. For the tests of the worker, which need an image, a registry with
-Debian's busybox is started in that network. CI runs ours against [the list](../compat/suites/stock.txt) of how every test ends on stock, which
-` + "`.ci/full`" + ` makes anew: what passes on stock and not on ours fails it, and so does a list that stock has changed.
+Debian's busybox is started in that network. CI runs ours against [the list](../compat/suites/stock.txt) of how every test ends on stock: ` + "`.ci/run`" + `
+one package in six, others at each commit, and ` + "`.ci/full`" + ` all, with the list made anew. What passes on stock and not on ours fails it, and so does a list that stock has changed.
 `
 
 // WriteTable writes the list as a page of Markdown.
