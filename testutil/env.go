@@ -138,7 +138,7 @@ func New(t testing.TB, opts ...Option) *Env {
 	if e.Dir = e.cfg.dir; e.Dir == "" {
 		e.Dir = t.TempDir()
 	}
-	before := goleak.IgnoreCurrent()
+	before := readable(func() goleak.Option { return goleak.IgnoreCurrent() })
 	if !e.Local() {
 		t.Cleanup(func() { backend.Clear(t, e.Dir) })
 	}
@@ -156,7 +156,7 @@ func New(t testing.TB, opts ...Option) *Env {
 	t.Cleanup(func() {
 		e.finish()
 		if !e.cfg.parallel {
-			if err := goleak.Find(before); err != nil {
+			if err := readable(func() error { return goleak.Find(before) }); err != nil {
 				t.Errorf("goroutines are left: %v", err)
 			}
 		}
