@@ -51,6 +51,7 @@ func getAndRelease(ctx context.Context, m cache.Manager, id string) error {
 
 // BenchmarkObserver is a Get and a Release of an idle record, each of which is an event, by who observes.
 func BenchmarkObserver(b *testing.B) {
+	quietWhile(b)
 	for _, o := range observers {
 		b.Run("observer="+o.name, func(b *testing.B) {
 			m, id := openIdle(b, o.make())
