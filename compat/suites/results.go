@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -65,6 +66,32 @@ type Results struct {
 
 func newResults() *Results {
 	return &Results{Outcomes: map[Test]Outcome{}, Output: map[Test]string{}, Seconds: map[string]float64{}}
+}
+
+// fileBusy is what a test says whose program could not be executed, as a child that another test was just starting still had it open for
+// writing (Go issue 22315). BuildKit's tests write programs and execute them; it says nothing of what they test.
+const fileBusy = "text file busy"
+
+// Unlucky returns the packages with tests that did not pass because of that.
+func (r *Results) Unlucky() map[string]bool {
+	packages := map[string]bool{}
+	for test, out := range r.Output {
+		if r.Outcomes[test] != Pass && strings.Contains(out, fileBusy) {
+			packages[test.Package] = true
+		}
+	}
+	return packages
+}
+
+// replace takes the results of packages that ran again.
+func (r *Results) replace(again *Results) {
+	ran := func(test Test, _ Outcome) bool { _, ok := again.Seconds[test.Package]; return ok }
+	maps.DeleteFunc(r.Output, func(test Test, _ string) bool { return ran(test, r.Outcomes[test]) })
+	maps.DeleteFunc(r.Outcomes, ran)
+	maps.Copy(r.Outcomes, again.Outcomes)
+	maps.Copy(r.Output, again.Output)
+	maps.Copy(r.Seconds, again.Seconds)
+	r.Broken = append(r.Broken, again.Broken...)
 }
 
 // event is one line of `go test -json` (see `go doc test2json`).

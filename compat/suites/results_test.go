@@ -63,6 +63,23 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestUnlucky: a package of which a test could not execute what it had just written runs again, and its results are those of that run. A test
+// that only speaks of it is not concerned.
+func TestUnlucky(t *testing.T) {
+	require.Empty(t, readStream(t).Unlucky())
+	r, err := Read(strings.NewReader(strings.ReplaceAll(strings.ReplaceAll(stream, "not so", "fork/exec /tmp/git: text file busy"), "noise", "text file busy")))
+	require.NoError(t, err)
+	require.Equal(t, map[string]bool{"a": true}, r.Unlucky())
+
+	again := newResults()
+	again.Seconds["a"], again.Outcomes[Test{"a", "TestBad"}] = 1, Pass
+	r.replace(again)
+	require.Empty(t, r.Unlucky())
+	require.Equal(t, map[Test]Outcome{{"a", "TestBad"}: Pass, {"b/c", "TestCut"}: Fail, {"d", "TestGood"}: Pass}, r.Outcomes)
+	require.Equal(t, map[Test]string{{"b/c", "TestCut"}: "panic: here\n"}, r.Output)
+	require.InDelta(t, 1, r.Seconds["a"], 0)
+}
+
 // TestRepeated: what ends differently in a second run is flaky, also what is not there in one of them.
 func TestRepeated(t *testing.T) {
 	r, again := readStream(t), readStream(t)
